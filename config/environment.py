@@ -1,0 +1,298 @@
+"""The settings as the environment gives them: one field per variable, each described for people.
+
+`Environment` is the outer form, in the words and units of the variables; `config.settings` makes the inner.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from config.accounts import (
+    AgeSeconds,
+    Attempts,
+    CallSeconds,
+    Endpoint,
+    EndpointChoice,
+    InFlight,
+    Recipients,
+    Region,
+    RegionChoice,
+    Unknown,
+    UnknownChoice,
+    choice,
+)
+from config.redis_url import check_redis_url, is_sentinel
+from config.secret_values import read_secret_file
+from config.wording import Says, SettingsError, Unit, first_fault, nearest, number, shape_of, shown
+
+PREFIX = "VOLLEY_"
+
+#: Kubernetes gives every pod such variables for a Service named `volley` or `volley-…`: they are not ours.
+_KUBERNETES = re.compile(
+    r"VOLLEY_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)"
+)
+
+
+class Pool(StrEnum):
+    """Celery's worker pools that Volley has been tried with."""
+
+    THREADS = "threads"  #: One process, calls overlap in threads: the default, since the work is waiting.
+    PREFORK = "prefork"  #: A process per slot: more memory, and hard time limits.
+    SOLO = "solo"  #: One task at a time, for debugging.
+
+
+class LogLevel(StrEnum):
+    """The least severe record that is logged."""
+
+    DEBUG = "debug"  #: Everything.
+    INFO = "info"  #: One line per attempt, and changes of state.
+    WARNING = "warning"  #: What needs a look.
+    ERROR = "error"  #: What failed.
+    CRITICAL = "critical"  #: What stopped the process.
+
+
+class LogFormat(StrEnum):
+    """How a log line is written."""
+
+    TEXT = "text"  #: For people.
+    JSON = "json"  #: One JSON object a line, for collectors.
+
+
+Deliveries = Annotated[int, Field(ge=1, le=1000)]
+Tasks = Annotated[int, Field(ge=1, le=1000)]
+BackoffSeconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False), Unit("seconds")]
+Bytes = Annotated[int, Field(ge=1024, le=67_108_864), Unit("bytes")]
+
+
+class Environment(BaseSettings):
+    """What the `VOLLEY_` variables say. Loaded by `read`, which alone gives errors fit for people."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, env_prefix=PREFIX, env_ignore_empty=True
+    )
+
+    redis_url: SecretStr | None = Field(
+        None,
+        description="Redis or Valkey that holds everything: redis://, rediss://, unix:// or "
+        "sentinel://host:26379;sentinel://host:26379/0; without it `volley up`, the demo and the tests start "
+        "an embedded server.",
+    )
+    redis_url_file: Path | None = Field(None, description="File to read VOLLEY_REDIS_URL from instead.")
+    broker_url: SecretStr | None = Field(
+        None,
+        description="Redis that carries Celery's hints, in the same forms; by default VOLLEY_REDIS_URL.",
+    )
+    broker_url_file: Path | None = Field(None, description="File to read VOLLEY_BROKER_URL from instead.")
+    sentinel_master: str | None = Field(
+        None,
+        description="Name of the master that the sentinels watch; needed with sentinel:// and only there.",
+    )
+    account_id: str | None = Field(
+        None, description="CleverTap account id (X-CleverTap-Account-Id) of the account `default`."
+    )
+    passcode: SecretStr | None = Field(None, description="Passcode of that account (X-CleverTap-Passcode).")
+    passcode_file: Path | None = Field(None, description="File to read VOLLEY_PASSCODE from instead.")
+    token: SecretStr | None = Field(
+        None, description="Token of that account (X-CleverTap-Token); without it only the /1 API can be used."
+    )
+    token_file: Path | None = Field(None, description="File to read VOLLEY_TOKEN from instead.")
+    region: RegionChoice = Field(
+        Region.EU,
+        description="Region of the account: in1 India, sg1 Singapore, us1 United States, aps3 Indonesia, "
+        "mec1 UAE, eu (api.clevertap.com) or eu1 Europe; a wrong one looks like wrong credentials.",
+    )
+    base_url: str | None = Field(
+        None, description="http(s) URL to call instead of the region's host: the sandbox, tests, a proxy."
+    )
+    allow_http: bool = Field(
+        False,
+        description="Permits a plain http base URL on another machine: the passcode travels unencrypted.",
+    )
+    endpoint: EndpointChoice = Field(
+        Endpoint.AUTO,
+        description="API to use: 1, 2, or auto, which is 2 where there is a token and 1 otherwise.",
+    )
+    max_in_flight: InFlight = Field(
+        3,
+        description="Requests in flight per account, over all workers; lower it if others use its API too.",
+    )
+    allow_more_in_flight: bool = Field(
+        False, description="Permits more than the 3 requests in flight that CleverTap documents."
+    )
+    request_deadline: CallSeconds = Field(
+        30, description="Seconds that a whole request may take, from connecting to the answer's last byte."
+    )
+    connect_timeout: CallSeconds | None = Field(
+        None,
+        description="Seconds to wait for a connection: 5, or the deadline where that is shorter.",
+        json_schema_extra={"default_words": "5"},
+    )
+    read_timeout: CallSeconds | None = Field(
+        None,
+        description="Seconds to wait for one read of the answer; by default the whole deadline.",
+        json_schema_extra={"default_words": "the deadline"},
+    )
+    permit_lease: CallSeconds = Field(
+        45,
+        description="Seconds after which the permit of a dead worker is free: the deadline and 5 or more.",
+    )
+    single_recipients: Recipients = Field(
+        1,
+        description="Recipients in one call to /1, which is documented as taking one and as taking several.",
+    )
+    config: Path | None = Field(
+        None, description="TOML file with more accounts and with policies per campaign."
+    )
+    unknown: UnknownChoice = Field(
+        Unknown.HOLD,
+        description="What becomes of a delivery that may have been sent and got no answer: hold leaves it to "
+        "an operator, resend tries again and may send twice.",
+    )
+    max_attempts: Attempts = Field(
+        8, description="Attempts per delivery, the first included, before it is failed."
+    )
+    max_age: AgeSeconds = Field(
+        86_400, description="Seconds in which a delivery may be retried before it is failed."
+    )
+    backoff_base: BackoffSeconds = Field(
+        1,
+        description="Seconds that the wait before the first retry is drawn from; doubled for each one after.",
+    )
+    backoff_cap: BackoffSeconds = Field(300, description="Seconds that a wait between retries never exceeds.")
+    dedupe_window: AgeSeconds = Field(
+        3600, description="Seconds in which equal content to the same recipient and campaign is a duplicate."
+    )
+    dedupe_key_window: AgeSeconds = Field(
+        86_400, description="Seconds in which a trigger's own dedupe_key makes a duplicate."
+    )
+    retention: AgeSeconds = Field(
+        604_800, description="Seconds that outcomes are kept after a delivery has ended."
+    )
+    chunk: Deliveries = Field(
+        1000,
+        description="Deliveries that one accept script files; 1000 block Redis for about 3 ms.",
+    )
+    max_trigger_bytes: Bytes = Field(
+        4_194_304, description="Bytes of one trigger; a larger one is a dead letter."
+    )
+    pool: Annotated[Pool, BeforeValidator(choice)] = Field(
+        Pool.THREADS, description="Celery's worker pool: threads, prefork or solo."
+    )
+    concurrency: Tasks | None = Field(
+        None,
+        description="Tasks that a worker runs at once; by default for every account its requests in flight "
+        "and one more, and 2 over all (1 in the solo pool).",
+        json_schema_extra={"default_words": "computed"},
+    )
+    log_level: Annotated[LogLevel, BeforeValidator(choice)] = Field(
+        LogLevel.INFO, description="Least severe record that is logged."
+    )
+    log_format: Annotated[LogFormat, BeforeValidator(choice)] = Field(
+        LogFormat.TEXT, description="Log lines for people (text) or one JSON object a line (json)."
+    )
+    sentry_dsn: SecretStr | None = Field(
+        None, description="Where bugs are reported; without it nothing is sent to Sentry."
+    )
+    sentry_dsn_file: Path | None = Field(None, description="File to read VOLLEY_SENTRY_DSN from instead.")
+    environment: Annotated[
+        str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$"), Says("1 to 64 letters, digits or _.-")
+    ] = Field("production", description="Name of this installation in Sentry.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # the signature is pydantic-settings'
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what `read` passes: the class itself never looks at the process's environment."""
+        return (init_settings,)
+
+
+class _GivenEnvironment(EnvSettingsSource):
+    """pydantic-settings' reading of variables, from a given mapping."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = {name.lower(): value for name, value in environ.items() if value.strip()}
+        super().__init__(Environment)
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return self._environ
+
+
+def read(environ: Mapping[str, str]) -> Environment:
+    """What the variables say, `*_FILE` variables read. An empty variable is an unset one.
+
+    Raises SettingsError for the first value that is not of its type; unknown names are for `check_names`.
+    """
+    values: dict[str, Any] = dict(_GivenEnvironment(environ)())
+    for secret in (name.removesuffix("_file") for name in Environment.model_fields if name.endswith("_file")):
+        path, label = values.get(f"{secret}_file"), f"{PREFIX}{secret.upper()}"
+        if path is None:
+            continue
+        if secret in values:
+            raise SettingsError(f"{label} and {label}_FILE are both set: keep one of them.")
+        values[secret] = read_secret_file(Path(path), f"{label}_FILE")
+    fault = ""
+    try:
+        environment = Environment(**values)
+    except ValidationError as error:
+        fault = first_fault(error, Environment.model_fields, prefix=PREFIX)
+    # Raised here and not in the handler, since pydantic's error would carry the values along.
+    if fault:
+        raise SettingsError(fault)
+    _check_urls(environment)
+    return environment
+
+
+def check_names(environ: Mapping[str, str], also_known: Collection[str] = ()) -> None:
+    """Raises SettingsError for a `VOLLEY_` variable that is not a setting, naming the nearest one that is."""
+    known = {f"{PREFIX}{name.upper()}" for name in Environment.model_fields} | set(also_known)
+    for name in sorted(environ):
+        upper = name.upper()
+        if not upper.startswith(PREFIX) or name in known or upper in known or _KUBERNETES.fullmatch(upper):
+            continue
+        raise SettingsError(f"{shown(name)[1:-1]} is not a setting of Volley{nearest(upper, known)}.")
+
+
+def describe() -> list[tuple[str, str, str, str]]:
+    """Every variable as (name, type, default, description), in documentation order; '' is no default."""
+    return [
+        (f"{PREFIX}{name.upper()}", shape_of(field).kind, _default_words(field), field.description or "")
+        for name, field in Environment.model_fields.items()
+    ]
+
+
+def _default_words(field: Any) -> str:
+    if isinstance(field.json_schema_extra, dict):
+        return str(field.json_schema_extra["default_words"])
+    match field.default:
+        case None:
+            return ""
+        case bool(default):
+            return str(default).lower()
+        case int(default) | float(default):
+            return number(default)
+        case default:
+            return str(default)
+
+
+def _check_urls(environment: Environment) -> None:
+    urls = {"REDIS_URL": environment.redis_url, "BROKER_URL": environment.broker_url}
+    for name, url in urls.items():
+        if url is not None:
+            check_redis_url(url, f"{PREFIX}{name}")
+    sentinels = any(is_sentinel(url) for url in urls.values())
+    if sentinels and not environment.sentinel_master:
+        raise SettingsError(
+            f"{PREFIX}SENTINEL_MASTER is not set, but a sentinel:// URL needs the name of its master."
+        )
+    if environment.sentinel_master and not sentinels:
+        raise SettingsError(f"{PREFIX}SENTINEL_MASTER is set, but no URL begins with sentinel://.")

@@ -1,0 +1,275 @@
+"""The settings of a process: read once, checked against each other, frozen.
+
+    settings = load()
+    settings.account("default").max_in_flight
+
+`load` is the only entry; importing this module reads nothing. Whatever is wrong ends in a `SettingsError`
+whose text is one sentence that names the setting. Secrets are `SecretStr`: no repr, str or error shows them.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import SecretStr
+
+from config.accounts import Account, AccountDraft, CampaignPolicy, Endpoint, Region, Unknown
+from config.environment import PREFIX, Environment, LogFormat, LogLevel, Pool, check_names, describe, read
+from config.redis_url import RedisAddress, RedisSentinels, RedisServer, address_of
+from config.tables import Tables, path_words, read_tables
+from config.wording import SettingsError, alternatives, number, shown
+
+__all__ = [
+    "DEFAULT_ACCOUNT",
+    "NO_REDIS",
+    "Account",
+    "CampaignPolicy",
+    "Endpoint",
+    "LogFormat",
+    "LogLevel",
+    "Pool",
+    "RedisAddress",
+    "RedisSentinels",
+    "RedisServer",
+    "Region",
+    "Settings",
+    "SettingsError",
+    "Unknown",
+    "describe",
+    "load",
+]
+
+#: The name of the account that the environment describes.
+DEFAULT_ACCOUNT = "default"
+
+#: What is said where a server is needed and none is given.
+NO_REDIS = f"{PREFIX}REDIS_URL is not set: give the URL of a Redis, or use `volley up`, which starts one."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that a process is told from outside. Times are in seconds, sizes in bytes."""
+
+    #: None: no server is given, so `volley up`, the demo and the tests start an embedded one.
+    redis_url: SecretStr | None
+    #: The Redis URL where nothing else was given; None only together with it.
+    broker_url: SecretStr | None
+    #: Set exactly where a URL begins with sentinel://.
+    sentinel_master: str | None
+    #: By name; `default` is the environment's. Empty only where `load` was told that none is needed.
+    accounts: Mapping[str, Account]
+    #: What holds for campaigns without a policy of their own.
+    default_policy: CampaignPolicy
+    #: By (account name, campaign id); read it through `campaign`.
+    policies: Mapping[tuple[str, int], CampaignPolicy] = field(repr=False)
+    backoff_base_seconds: float
+    backoff_cap_seconds: float
+    #: Window of dedupe keys made from content.
+    dedupe_window_seconds: int
+    #: Window of dedupe keys that triggers bring.
+    dedupe_key_window_seconds: int
+    retention_seconds: int
+    #: Deliveries that one accept script files at most.
+    chunk_deliveries: int
+    max_trigger_bytes: int
+    pool: Pool
+    #: Tasks that a worker runs at once.
+    concurrency: int
+    log_level: LogLevel
+    log_format: LogFormat
+    sentry_dsn: SecretStr | None
+    environment: str
+
+    @property
+    def embedded(self) -> bool:
+        """Whether no Redis is given, so that an embedded server is to be used."""
+        return self.redis_url is None
+
+    def redis_address(self) -> RedisAddress:
+        """Where the data is. Raises SettingsError if no Redis is given (see `embedded`)."""
+        if self.redis_url is None:
+            raise SettingsError(NO_REDIS)
+        return address_of(self.redis_url, self.sentinel_master)
+
+    def account(self, name: str = DEFAULT_ACCOUNT) -> Account:
+        """The account of that name. Raises SettingsError, naming those that exist, if there is none."""
+        try:
+            return self.accounts[name]
+        except KeyError:
+            pass
+        known = f"there are {alternatives(sorted(self.accounts))}" if self.accounts else "none is configured"
+        raise SettingsError(f"There is no account {shown(name)}: {known}.")
+
+    def campaign(self, account: str, campaign_id: int) -> CampaignPolicy:
+        """The policy of an account's campaign, merged with the defaults."""
+        return self.policies.get((account, campaign_id), self.default_policy)
+
+    def connected_to(self, redis_url: str) -> "Settings":
+        """The same settings for a server that is known only now (the embedded one)."""
+        url = SecretStr(redis_url)
+        return replace(self, redis_url=url, broker_url=self.broker_url or url)
+
+    def secrets(self) -> list[str]:
+        """Every secret value in the clear: for masking them, never for printing."""
+        held = [self.redis_url, self.broker_url, self.sentry_dsn]
+        for account in self.accounts.values():
+            held += [account.passcode, account.token]
+        return sorted({secret.get_secret_value() for secret in held if secret is not None})
+
+
+def load(environ: Mapping[str, str] | None = None, *, require_account: bool = True) -> Settings:
+    """The settings from `environ` (the process's own if None) and from the file that VOLLEY_CONFIG names.
+
+    `require_account=False` is for what calls no account of its own: the sandbox, the demo.
+    Raises SettingsError, whose text is one sentence.
+    """
+    if environ is None:
+        environ = os.environ
+    given = read(environ)
+    tables = read_tables(given.config) if given.config else None
+    check_names(environ, tables.secret_variables() if tables else ())
+    if given.backoff_base > given.backoff_cap:
+        raise SettingsError(
+            f"{PREFIX}BACKOFF_BASE is {number(given.backoff_base)} s but must not exceed {PREFIX}BACKOFF_CAP "
+            f"({number(given.backoff_cap)} s)."
+        )
+    accounts = _accounts(given, tables, environ)
+    if require_account and not accounts:
+        raise SettingsError(
+            f"No account is configured: set {PREFIX}ACCOUNT_ID and {PREFIX}PASSCODE, "
+            f"or name a TOML file with accounts in {PREFIX}CONFIG."
+        )
+    default_policy = CampaignPolicy(
+        unknown=given.unknown, max_attempts=given.max_attempts, max_age_seconds=given.max_age
+    )
+    return Settings(
+        redis_url=given.redis_url,
+        broker_url=given.broker_url or given.redis_url,
+        sentinel_master=given.sentinel_master,
+        accounts=MappingProxyType(accounts),
+        default_policy=default_policy,
+        policies=MappingProxyType(_policies(tables, default_policy, accounts) if tables else {}),
+        backoff_base_seconds=given.backoff_base,
+        backoff_cap_seconds=given.backoff_cap,
+        dedupe_window_seconds=given.dedupe_window,
+        dedupe_key_window_seconds=given.dedupe_key_window,
+        retention_seconds=given.retention,
+        chunk_deliveries=given.chunk,
+        max_trigger_bytes=given.max_trigger_bytes,
+        pool=given.pool,
+        concurrency=_concurrency(given, accounts),
+        log_level=given.log_level,
+        log_format=given.log_format,
+        sentry_dsn=given.sentry_dsn,
+        environment=given.environment,
+    )
+
+
+#: Settings of an account that its table may change and that otherwise come from the environment.
+_SHARED = (
+    "region",
+    "base_url",
+    "allow_http",
+    "endpoint",
+    "max_in_flight",
+    "allow_more_in_flight",
+    "request_deadline",
+    "connect_timeout",
+    "read_timeout",
+    "permit_lease",
+    "single_recipients",
+)
+
+
+def _accounts(given: Environment, tables: Tables | None, environ: Mapping[str, str]) -> dict[str, Account]:
+    accounts: dict[str, Account] = {}
+    if given.account_id or given.passcode or given.token:
+        if tables and DEFAULT_ACCOUNT in tables.accounts:
+            raise SettingsError(
+                f"The account {DEFAULT_ACCOUNT} is described by {PREFIX}ACCOUNT_ID, {PREFIX}PASSCODE or "
+                f"{PREFIX}TOKEN and also{tables.place('accounts', DEFAULT_ACCOUNT)}: keep one of them."
+            )
+        accounts[DEFAULT_ACCOUNT] = AccountDraft(
+            name=DEFAULT_ACCOUNT,
+            account_id=given.account_id,
+            passcode=given.passcode,
+            token=given.token,
+            label=lambda key: f"{PREFIX}{key.upper()}",
+            **{key: getattr(given, key) for key in _SHARED},
+        ).checked()
+    if tables:
+        accounts |= {name: _tabled(name, given, tables, environ) for name in tables.accounts}
+        _check_apart(accounts, tables.path)
+    return accounts
+
+
+def _tabled(name: str, given: Environment, tables: Tables, environ: Mapping[str, str]) -> Account:
+    """An account of the file; what its table leaves out comes from the environment."""
+    table, place = tables.accounts[name], tables.place("accounts", name)
+
+    def label(key: str) -> str:
+        inherited = key in _SHARED and getattr(table, key) is None and not key.startswith("allow_")
+        return f"{PREFIX}{key.upper()}" if inherited else f"{key}{place}"
+
+    def value(key: str) -> Any:
+        own = getattr(table, key)
+        return getattr(given, key) if own is None else own
+
+    if not (table.account_id or table.passcode or table.passcode_env or table.passcode_file):
+        raise SettingsError(f"account_id{place} is not set: an account needs its id and its passcode.")
+    return AccountDraft(
+        name=name,
+        account_id=table.account_id,
+        passcode=tables.secret(name, "passcode", environ),
+        token=tables.secret(name, "token", environ),
+        label=label,
+        **{key: value(key) for key in _SHARED},
+    ).checked()
+
+
+def _check_apart(accounts: Mapping[str, Account], path: Path) -> None:
+    """Two names for one CleverTap account would count its requests in flight twice over."""
+    seen: dict[tuple[str, str], str] = {}
+    for account in accounts.values():
+        first = seen.setdefault((account.account_id, account.base_url), account.name)
+        if first != account.name:
+            raise SettingsError(
+                f"The accounts {first} and {account.name} of {path_words(path)} have the same account_id: "
+                "each would have its own requests in flight, and together they would pass CleverTap's limit."
+            )
+
+
+def _policies(
+    tables: Tables, default: CampaignPolicy, accounts: Mapping[str, Account]
+) -> dict[tuple[str, int], CampaignPolicy]:
+    policies: dict[tuple[str, int], CampaignPolicy] = {}
+    for campaign_id, table in tables.campaigns.items():
+        if table.account is not None and table.account not in accounts:
+            known = alternatives(sorted(accounts)) if accounts else "none"
+            raise SettingsError(
+                f"account{tables.place('campaigns', campaign_id)} is {shown(table.account)} "
+                f"but the accounts that exist are {known}."
+            )
+        policy = CampaignPolicy(
+            unknown=table.unknown or default.unknown,
+            max_attempts=table.max_attempts or default.max_attempts,
+            max_age_seconds=table.max_age or default.max_age_seconds,
+        )
+        for name in accounts if table.account is None else (table.account,):
+            policies[name, campaign_id] = policy
+    return policies
+
+
+def _concurrency(given: Environment, accounts: Mapping[str, Account]) -> int:
+    """Per account one task that waits at its intake and one per permit; two for sweeps and enqueueing."""
+    if given.pool is Pool.SOLO:
+        if given.concurrency not in (None, 1):
+            raise SettingsError(
+                f"{PREFIX}CONCURRENCY is {given.concurrency} but {PREFIX}POOL is solo, "
+                "which runs one task at a time."
+            )
+        return 1
+    return given.concurrency or sum(1 + account.max_in_flight for account in accounts.values()) + 2

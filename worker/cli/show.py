@@ -1,0 +1,204 @@
+"""Outcomes and snapshots as people and programs read them: tables, and JSON objects with stable keys.
+
+The JSON keys are a contract: one is added now and then, none is renamed or removed. Times are ISO 8601 in
+UTC with milliseconds. What is absent is ``null``, never a missing key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from worker.cli.app import safe
+from worker.cli.times import clock, iso, span
+from worker.core.model import LIVE, Reason, Status
+from worker.store.control import ALL
+from worker.store.outcomes import Outcome
+from worker.store.status import Snapshot
+
+#: A sweep older than this means that beat does not run, ms. It runs once a second.
+SWEEP_LATE_MS = 5_000
+
+#: How a status looks: what needs nobody is quiet.
+STYLES: Mapping[Status, str] = {
+    Status.ACCEPTED: "green",
+    Status.DUPLICATE: "dim",
+    Status.CANCELLED: "dim",
+    Status.EXPIRED: "yellow",
+    Status.RETRYING: "yellow",
+    Status.REJECTED: "red",
+    Status.FAILED: "red",
+    Status.UNKNOWN: "bold red",
+}
+
+
+def outcome_json(outcome: Outcome) -> dict[str, object]:
+    """One outcome: ``volley outcomes --json`` prints one a line.
+
+    ``delivery`` is its number; ``reason`` a label, null where there is nothing to explain; ``trigger`` the
+    stream entry's id and ``id`` the producer's; ``batch`` the last one it was in; ``duplicate_of`` the
+    delivery that holds the key; ``first`` the first attempt (before it: when it was, or is, due), ``last``
+    the last change; ``text`` the vendor's words.
+    """
+    expires = outcome.expires_at_ms
+    return {
+        "delivery": outcome.delivery,
+        "status": outcome.status.value,
+        "reason": None if outcome.reason is Reason.NONE else outcome.reason.label,
+        "campaign": outcome.campaign,
+        "recipient": {"kind": outcome.recipient.kind.value, "value": outcome.recipient.value},
+        "trigger": outcome.trigger,
+        "id": outcome.producer_id,
+        "priority": outcome.priority.value if outcome.priority else None,
+        "attempts": outcome.attempts,
+        "http": outcome.http,
+        "batch": outcome.batch,
+        "duplicate_of": outcome.duplicate_of,
+        "first": iso(outcome.first_ms),
+        "last": iso(outcome.updated_ms),
+        "expires_at": None if expires is None else iso(expires),
+        "source": outcome.source,
+        "text": outcome.text or None,
+    }
+
+
+#: Columns of the table: head, cell, and how a cell that is too long is shown.
+_COLUMNS: tuple[tuple[str, Callable[[Outcome], Text | str], dict[str, Any]], ...] = (
+    ("time (UTC)", lambda o: clock(o.updated_ms), {"no_wrap": True}),
+    ("campaign", lambda o: str(o.campaign), {"no_wrap": True}),
+    ("recipient", lambda o: safe(o.recipient.value), {"overflow": "fold"}),
+    ("status", lambda o: Text(o.status.value, STYLES.get(o.status, "")), {"no_wrap": True}),
+    ("reason", lambda o: "" if o.reason is Reason.NONE else o.reason.label, {"overflow": "fold"}),
+    ("http", lambda o: str(o.http or ""), {"justify": "right", "no_wrap": True}),
+    ("tries", lambda o: str(o.attempts or ""), {"justify": "right", "no_wrap": True}),
+    ("trigger", lambda o: safe(o.trigger), {"overflow": "fold"}),
+    ("id", lambda o: safe(o.producer_id or ""), {"overflow": "fold"}),
+    ("batch", lambda o: str(o.batch or ""), {"justify": "right", "no_wrap": True}),
+    (
+        "said",
+        lambda o: f"first: {o.duplicate_of}" if o.duplicate_of is not None else safe(o.text),
+        {"overflow": "fold"},
+    ),
+)
+
+
+def outcomes_table(outcomes: Sequence[Outcome], *, title: str | None = None) -> Table:
+    """One row for each outcome; a column that would be empty is left out."""
+    table = Table(title=title, title_justify="left")
+    columns = []
+    for head, cell, look in _COLUMNS:
+        cells = [cell(outcome) for outcome in outcomes]
+        if any(str(each) for each in cells):
+            table.add_column(head, **look)
+            columns.append(cells)
+    for row in zip(*columns, strict=True):
+        table.add_row(*row)
+    return table
+
+
+def counts_table(
+    counts: Mapping[tuple[int, Status], int],
+    *,
+    paused: Iterable[str] = (),
+    names: Mapping[int, str] | None = None,
+    title: str | None = None,
+) -> Table:
+    """A row for each campaign, a column for each status that occurs, and sums where there are several rows."""
+    campaigns = sorted({campaign for campaign, _ in counts})
+    statuses = [status for status in Status if any(counts.get((c, status)) for c in campaigns)]
+    held = frozenset(paused)
+    table = Table(title=title, title_justify="left", show_footer=len(campaigns) > 1)
+    table.add_column("campaign", footer="all")
+    for status in statuses:
+        total = sum(counts.get((c, status), 0) for c in campaigns)
+        table.add_column(status.value, footer=f"{total:,}", justify="right", style=STYLES.get(status, ""))
+    table.add_column("sum", footer=f"{sum(counts.values()):,}", justify="right")
+    for campaign in campaigns:
+        row = [counts.get((campaign, status), 0) for status in statuses]
+        head = Text(str(campaign))
+        if names and campaign in names:
+            head.append(f"  {names[campaign]}", "dim")
+        if str(campaign) in held or ALL in held:
+            head.append("  paused", "yellow")
+        table.add_row(head, *(f"{count:,}" if count else "" for count in row), f"{sum(row):,}")
+    return table
+
+
+def snapshot_json(account: str, snapshot: Snapshot, permits: int | None) -> dict[str, object]:
+    """How an account stands: ``volley status --json`` prints one object a line. ``permits``: its limit."""
+    counts: dict[str, dict[str, int]] = {}
+    for (campaign, status), count in sorted(snapshot.counts.items()):
+        counts.setdefault(str(campaign), {})[status.value] = count
+    next_due, swept = snapshot.next_due_ms, snapshot.swept_ms
+    return {
+        "account": account,
+        "at": iso(snapshot.now_ms),
+        "live": snapshot.live,
+        "totals": {status.value: total for status in Status if (total := snapshot.total(status))},
+        "campaigns": counts,
+        "intake": snapshot.intake,
+        "dead_letters": snapshot.dead_letters,
+        "permits": {"held": snapshot.permits_held, "limit": permits},
+        "accept_tasks": snapshot.accept_tasks,
+        "next_due": None if next_due is None else iso(next_due),
+        "paused": sorted(snapshot.paused),
+        "last_sweep": None if swept is None else iso(swept),
+    }
+
+
+def snapshot_view(account: str, snapshot: Snapshot, permits: int | None) -> RenderableType:
+    """How an account stands, for people: what is wrong is red and says what to look at."""
+    facts = Table.grid(padding=(0, 2))
+    for name, value in _facts(snapshot, permits):
+        facts.add_row(Text(name, "dim"), value)
+    title = Text.assemble(("account ", ""), (account, "bold"), (f"  {clock(snapshot.now_ms)} UTC", "dim"))
+    if not snapshot.counts:
+        return Group(title, Text("no deliveries are kept"), facts)
+    return Group(title, counts_table(snapshot.counts, paused=snapshot.paused), facts)
+
+
+def _facts(snapshot: Snapshot, permits: int | None) -> list[tuple[str, Text]]:
+    now = snapshot.now_ms
+    held = f"{snapshot.permits_held} of {permits}" if permits is not None else str(snapshot.permits_held)
+    facts = [
+        ("intake", Text(f"{snapshot.intake:,} triggers wait to be accepted")),
+        (
+            "dead letters",
+            Text(f"{snapshot.dead_letters:,}", "red") if snapshot.dead_letters else Text("none"),
+        ),
+        ("permits in use", Text(held)),
+        ("next due", Text("nothing" if snapshot.next_due_ms is None else _until(snapshot.next_due_ms, now))),
+        (
+            "accept tasks",
+            Text(str(snapshot.accept_tasks))
+            if snapshot.accept_tasks
+            else Text("0: no worker runs (or it has just been started)", "red"),
+        ),
+        ("last sweep", _sweep(snapshot)),
+    ]
+    if snapshot.paused:
+        named = "all campaigns" if ALL in snapshot.paused else ", ".join(sorted(snapshot.paused))
+        facts.append(("paused", Text(named, "yellow")))
+    return facts
+
+
+def _until(due_ms: int, now_ms: int) -> str:
+    return f"in {span(due_ms - now_ms)}" if due_ms > now_ms else f"since {span(now_ms - due_ms)}"
+
+
+def _sweep(snapshot: Snapshot) -> Text:
+    if snapshot.swept_ms is None:
+        return Text("never: beat does not run", "red")
+    age = max(0, snapshot.now_ms - snapshot.swept_ms)
+    if age > SWEEP_LATE_MS:
+        return Text(f"{span(age)} ago: beat does not run, or no worker does", "red")
+    return Text(f"{span(age)} ago")
+
+
+def live_words(snapshot: Snapshot) -> str:
+    """``pending 120, in_flight 40``: what still moves by itself; empty when nothing does."""
+    return ", ".join(f"{s.value} {n:,}" for s in Status if s in LIVE and (n := snapshot.total(s)))

@@ -1,0 +1,47 @@
+"""The only place that knows Redis: key names, scripts, and one method for each transition of a delivery."""
+
+from __future__ import annotations
+
+from config.settings import Settings
+from worker.store.connection import AWAY, RedisClient, connect
+from worker.store.control import Control
+from worker.store.deliveries import Deliveries, Windows
+from worker.store.intake import Intake
+from worker.store.outcomes import Outcomes
+from worker.store.permits import Permits
+from worker.store.scripts import Scripts
+from worker.store.status import Snapshot, read_status
+
+__all__ = ["AWAY", "Store", "open_store"]
+
+
+class Store:
+    """Everything of one account in Redis."""
+
+    def __init__(self, client: RedisClient, account: str, *, windows: Windows, retention_ms: int) -> None:
+        scripts = Scripts(client)
+        self._client = client
+        self.account = account
+        self.intake = Intake(client, scripts, account)
+        self.deliveries = Deliveries(client, scripts, account, windows=windows, retention_ms=retention_ms)
+        self.permits = Permits(client, scripts, account)
+        self.outcomes = Outcomes(client, account)
+        self.control = Control(client, account)
+
+    def status(self) -> Snapshot:
+        """The account at a glance, in one round trip."""
+        return read_status(self._client, self.account)
+
+    def close(self) -> None:
+        """Closes the connections to Redis."""
+        self._client.close()
+
+
+def open_store(settings: Settings, account: str) -> Store:
+    """The store of an account; connects at first use. Raises SettingsError when no Redis is given."""
+    return Store(
+        connect(settings.redis_address()),
+        account,
+        windows=Windows(settings.dedupe_key_window_seconds, settings.dedupe_window_seconds),
+        retention_ms=settings.retention_seconds * 1000,
+    )

@@ -1,0 +1,53 @@
+"""The connection to Redis, with limits of our own instead of the client library's defaults."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from redis import Redis
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError, TimeoutError  # noqa: A004  # redis-py's names
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from config.redis_url import RedisAddress, RedisSentinels, RedisServer
+
+#: A redis-py client that answers in bytes. Its annotations admit every mode at once (bytes, str,
+#: awaitable), so
+#: that each use would need a cast: the store declares the shapes of its own results instead.
+RedisClient: TypeAlias = Any
+
+#: What the store raises while the server is away or too slow; the same call may succeed later.
+AWAY = (ConnectionError, TimeoutError)
+#: Seconds until a command without an answer is given up. Blocking reads must end well before.
+SOCKET_TIMEOUT_SECONDS = 5.0
+#: Longest blocking read, seconds.
+MAX_BLOCK_SECONDS = 2.0
+
+
+def connect(address: RedisAddress | str) -> RedisClient:
+    """A thread-safe client with a connection pool; connects at first use. ``address`` may be a plain URL.
+
+    A command whose connection broke is sent again (twice at most, within half a second): every script is safe
+    to run twice. Raises redis.exceptions.RedisError from its methods; a URL that is no URL raises ValueError.
+    """
+    limits: dict[str, Any] = {
+        "protocol": 2,
+        "socket_timeout": SOCKET_TIMEOUT_SECONDS,
+        "socket_connect_timeout": SOCKET_TIMEOUT_SECONDS,
+        "socket_keepalive": True,
+        "health_check_interval": 15,
+        "retry": Retry(ExponentialBackoff(cap=0.3, base=0.05), 2),
+        "client_name": "volley",
+    }
+    match address:
+        case str():
+            return Redis.from_url(address, **limits)
+        case RedisServer(url=url):
+            return Redis.from_url(url.get_secret_value(), **limits)
+        case RedisSentinels() as found:
+            password = found.password.get_secret_value() if found.password else None
+            sentinel: Any = Sentinel(list(found.sentinels), sentinel_kwargs=limits)  # type: ignore[no-untyped-call]
+            return sentinel.master_for(
+                found.master, db=found.database, username=found.username, password=password, **limits
+            )

@@ -1,0 +1,389 @@
+"""The deliveries of one account: one method for each transition, one script and one round trip for each
+method.
+
+Life of a delivery here: ``accept`` files it, ``view`` shows what is due, ``claim`` puts it into a batch,
+``mark`` lets the batch on the wire, ``settle`` gives it its fate. ``promote`` wakes what slept, ``recover``
+takes over what a dead worker left, ``finish`` ends what must not be sent, ``requeue`` starts it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import orjson
+
+from worker.core.model import STATUS_CODES, Reason, Recipient, Status, Trigger
+from worker.core.planning import Group, Lane, Plan, View
+from worker.store import keys
+from worker.store.cells import Row, Told, dedupe_digest, index_hash, pack_row, read_row, read_told
+from worker.store.connection import RedisClient
+from worker.store.intake import CONSUMERS
+from worker.store.scripts import Scripts
+
+#: Groups that a view shows at most.
+WINDOW = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """How long a dedupe key lives: one given by the producer, and one made of the content. Seconds."""
+
+    key_seconds: int
+    digest_seconds: int
+
+    def of(self, key: str | None, own_seconds: int | None) -> int:
+        """The window of a delivery; 0 means that it is not deduplicated."""
+        if own_seconds is not None:
+            return own_seconds
+        return self.key_seconds if key is not None else self.digest_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One trigger's piece in a chunk: some of its recipients. ``final`` is the entry's last piece."""
+
+    entry: str
+    piece: int
+    final: bool
+    trigger: Trigger = field(repr=False)
+    recipients: tuple[Recipient, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """An entry of a chunk that goes to the dead letters."""
+
+    entry: str
+    where: str
+    reason: str
+    trigger: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Filed:
+    """What an accepted chunk came to. ``passed_over`` sections had been accepted before."""
+
+    pending: int
+    duplicates: int
+    passed_over: int
+    free_permits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One recipient of a batch: its deliveries (one for each campaign of the batch) and its row."""
+
+    deliveries: tuple[int, ...]
+    told: tuple[Told, ...]
+    row: Row
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one call carries. ``token`` is the permit or, after a recovery, the fence of who took it over."""
+
+    number: int
+    token: str
+    gid: int
+    digest: str
+    campaigns: tuple[int, ...]
+    content: bytes = field(repr=False)
+    members: tuple[Member, ...]
+
+    def __len__(self) -> int:
+        """How many deliveries it carries."""
+        return len(self.members) * len(self.campaigns)
+
+    def of(self, members: Sequence[Member]) -> Batch:
+        """The batch with only these members."""
+        return self if len(members) == len(self.members) else replace(self, members=tuple(members))
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """A delivery together with the dedupe key that it may hold (empty: none)."""
+
+    delivery: int
+    gid: int
+    key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class DueEnding:
+    """Neighbouring deliveries with the same expires_at, which has come."""
+
+    slot: str
+    text: bytes
+    deliveries: range
+
+
+@dataclass(frozen=True, slots=True)
+class FateRow:
+    """One fate of a settlement: status, reason, attempts added (0 or 1), milliseconds until due (None: at
+    once).
+    """
+
+    status: Status
+    reason: Reason
+    counted: int
+    due_in_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Requeued:
+    """What became of deliveries that were to be sent again."""
+
+    taken: int = 0
+    moved_on: int = 0
+    key_held: int = 0
+    content_gone: int = 0
+
+
+class PermitLostError(Exception):
+    """The permit has lapsed: nothing may be sent with it."""
+
+
+class Deliveries:
+    """Errors: redis.exceptions.RedisError; after one, the transition has happened whole or not at all."""
+
+    def __init__(
+        self, client: RedisClient, scripts: Scripts, account: str, *, windows: Windows, retention_ms: int
+    ) -> None:
+        self._client = client
+        self._scripts = scripts
+        self._root = keys.root(account)
+        self._stream = keys.intake(account)
+        self._windows = windows
+        self._retention_ms = retention_ms
+
+    def accept(self, sections: Sequence[Section], unreadable: Sequence[Unreadable], permits: int) -> Filed:
+        """Dedupes, files and acknowledges a chunk (at most 1000 deliveries) in one step; twice is once."""
+        args: list[object] = [CONSUMERS, self._retention_ms, permits, len(unreadable)]
+        for dead in unreadable:
+            args += (dead.entry, dead.reason, dead.where, dead.trigger)
+        groups: dict[tuple[str, str], int] = {}
+        contents: list[object] = []
+        parts: list[object] = []
+        for section in sections:
+            trigger = section.trigger
+            name = (trigger.priority.value[0], trigger.digest)
+            group = groups.get(name)
+            if group is None:
+                group = groups[name] = len(groups) + 1
+                contents += (*name, trigger.content)
+            window = self._windows.of(trigger.dedupe_key, trigger.dedupe_window_seconds)
+            campaigns = ",".join(map(str, trigger.campaigns))
+            index = index_hash("t", section.entry)
+            if trigger.id is not None:
+                index += index_hash("p", trigger.id)
+            parts += (
+                section.entry,
+                f"{section.piece} {int(section.final)} {group} {trigger.send_at_ms or 0} "
+                f"{trigger.expires_at_ms or 0} {window * 1000} {campaigns}",
+                index,
+                len(section.recipients),
+            )
+            for recipient in section.recipients:
+                found_by = index_hash(recipient.kind.value[0], recipient.value)
+                parts.append(found_by + pack_row(trigger, section.entry, recipient))
+                parts.append(
+                    b"".join(
+                        dedupe_digest(campaign, recipient, trigger.dedupe_key, trigger.digest)
+                        for campaign in trigger.campaigns
+                    )
+                    if window
+                    else b""
+                )
+        args += (len(groups), *contents, len(sections), *parts)
+        answer = self._scripts.run("accept", [self._root, self._stream, f"{self._root}dead"], *args)
+        return Filed(*answer[:4])
+
+    def view(self) -> View | None:
+        """What is due now, or None."""
+        answer = self._scripts.run("view", [self._root], WINDOW)
+        if not answer:
+            return None
+        data = orjson.loads(answer)
+        groups = tuple(
+            Group(g["gid"], tuple(Lane(_campaigns(c), rows, since) for c, rows, since in g["lanes"] or ()))
+            for g in data["groups"]
+        )
+        blocked = frozenset(int(c) for c in data.get("blocked") or ())
+        return View(data["priority"], _campaigns(data["campaigns"]), groups, blocked, data["now_ms"])
+
+    def claim(self, plan: Plan, token: str) -> Batch | None:
+        """Takes a plan's rows as a batch; None when they were gone (look again).
+
+        Raises PermitLostError when the permit has lapsed.
+        """
+        takes = [value for take in plan.takes for value in (_csv(take.lane), take.rows)]
+        flow = f"{plan.priority}:{_csv(plan.flow)}"
+        answer = self._scripts.run(
+            "claim", [self._root], token, plan.gid, _csv(plan.campaigns), flow, 1, self._retention_ms, *takes
+        )
+        if answer == b"LOST":
+            raise PermitLostError
+        return None if answer == b"NONE" else _batch(answer, token, plan.gid, plan.campaigns)
+
+    def mark(self, batch: Batch, lease_ms: int, expired: Sequence[Ending] = ()) -> bool:
+        """Marks a batch "on the wire"; the ``expired`` ones end here. False: the batch or permit is lost."""
+        ended = [value for ending in expired for value in (ending.delivery, ending.key)]
+        return bool(
+            self._scripts.run(
+                "mark", [self._root], batch.number, batch.token, lease_ms, self._retention_ms, *ended
+            )
+        )
+
+    def settle(
+        self,
+        batch: Batch,
+        *,
+        http: int,
+        text: str,
+        fates: Sequence[FateRow],
+        assignment: bytes,
+        freed: Iterable[Ending],
+    ) -> bool:
+        """Gives each delivery of a batch its fate. ``assignment`` holds the number (from 1) of each one's
+        fate,
+        recipient by recipient, or a single byte for all. False: somebody else has the batch by now.
+        """
+        table = [
+            value
+            for fate in fates
+            for value in (
+                STATUS_CODES[fate.status],
+                int(fate.reason),
+                fate.counted,
+                -1 if fate.due_in_ms is None else fate.due_in_ms,
+            )
+        ]
+        pairs = [value for ending in freed for value in (ending.delivery, ending.key)]
+        return bool(
+            self._scripts.run(
+                "settle",
+                [self._root],
+                batch.number,
+                batch.token,
+                http,
+                text,
+                self._retention_ms,
+                len(fates),
+                *table,
+                assignment,
+                *pairs,
+            )
+        )
+
+    def promote(self, most: int = 1000) -> tuple[int, bool]:
+        """Wakes due rows; how many, and whether more are due."""
+        woken, more = self._scripts.run("promote", [self._root], self._retention_ms, most)
+        return woken, bool(more)
+
+    def recover(self, token: str, lease_ms: int) -> Batch | bool:
+        """Takes over one batch whose lease has ended.
+
+        False: there is none. True: it had not been sent and is pending again. A Batch: it may have been sent,
+        and is now to be settled with ``token``.
+        """
+        answer = self._scripts.run("recover", [self._root], token, lease_ms, self._retention_ms)
+        if isinstance(answer, bytes):
+            return answer == b"BACK"
+        return _batch(answer, token, 0, _campaigns(answer[6].decode()))
+
+    def finish(
+        self, status: Status, reason: Reason, may_end: Iterable[Status], endings: Sequence[Ending]
+    ) -> int:
+        """Ends deliveries that wait (at most 1000 a call); those that have moved on are left. How many it
+        ended.
+        """
+        letters = "".join(STATUS_CODES[s] for s in may_end)
+        triples = [value for e in endings for value in (e.delivery, e.gid, e.key)]
+        return int(
+            self._scripts.run(
+                "finish",
+                [self._root],
+                STATUS_CODES[status],
+                int(reason),
+                letters,
+                self._retention_ms,
+                *triples,
+            )
+        )
+
+    def requeue(self, may_take: Iterable[Status], endings: Sequence[tuple[Ending, int]]) -> Requeued:
+        """Makes ended deliveries pending again (at most 500 a call); each with its dedupe window in
+        seconds.
+        """
+        letters = "".join(STATUS_CODES[s] for s in may_take)
+        items = [value for e, window in endings for value in (e.delivery, e.gid, e.key, window * 1000)]
+        return Requeued(*self._scripts.run("requeue", [self._root], letters, self._retention_ms, *items))
+
+    def retire(self, most: int = 50) -> tuple[int, bool]:
+        """Forgets segments older than the retention; how many, and whether there may be more."""
+        forgotten, more = self._scripts.run("retire", [self._root], self._retention_ms, most)
+        return forgotten, bool(more)
+
+    def due_ending(self) -> DueEnding | None:
+        """The oldest range of deliveries whose expires_at has come, or None."""
+        slots = self._client.zrangebyscore(f"{self._root}expiry", "-inf", self.now_ms(), start=0, num=1)
+        if not slots:
+            return None
+        slot = slots[0].decode()
+        text = self._client.lindex(f"{self._root}expiry:{slot}", 0) or b"0 0"
+        first, count = map(int, text.split())
+        return DueEnding(slot, text, range(first, first + count))
+
+    def ending_done(self, ending: DueEnding) -> None:
+        """Takes a range away after all of it has been ended."""
+        self._scripts.run("ending_done", [self._root], ending.slot, ending.text)
+
+    def swept(self) -> None:
+        """Notes that a sweep has been made, so that its absence is seen."""
+        self._client.set(f"{self._root}swept", self.now_ms())
+
+    def key_of(self, delivery: int, campaign: int, row: Row, digest: str) -> Ending:
+        """The delivery with the dedupe key that it was accepted under."""
+        if not self.window_of(row):
+            return Ending(delivery, row.group, b"")
+        return Ending(delivery, row.group, dedupe_digest(campaign, row.recipient, row.dedupe_key, digest))
+
+    def window_of(self, row: Row) -> int:
+        """The dedupe window of a delivery, seconds."""
+        return self._windows.of(row.dedupe_key, row.dedupe_window_seconds)
+
+    def now_ms(self) -> int:
+        """The server's clock."""
+        seconds, micros = self._client.time()
+        return int(seconds) * 1000 + int(micros) // 1000
+
+
+def _csv(campaigns: Sequence[int]) -> str:
+    return ",".join(map(str, campaigns))
+
+
+def _campaigns(csv: str) -> tuple[int, ...]:
+    return tuple(map(int, csv.split(",")))
+
+
+def _batch(answer: Sequence[Any], token: str, gid: int, campaigns: tuple[int, ...]) -> Batch:
+    """A batch as claim.lua and recover.lua answer it."""
+    number, content, csv, told_bytes, rows, key, *_ = answer
+    numbers = tuple(map(int, csv.split(b",")))
+    told = read_told(told_bytes)
+    width = len(campaigns)
+    members = tuple(
+        Member(numbers[i * width : (i + 1) * width], tuple(told[i * width : (i + 1) * width]), read_row(row))
+        for i, row in enumerate(rows)
+    )
+    return Batch(
+        number=number,
+        token=token,
+        gid=gid or members[0].row.group,
+        digest=key[1:].decode(),
+        campaigns=campaigns,
+        content=content,
+        members=members,
+    )

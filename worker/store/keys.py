@@ -1,0 +1,42 @@
+"""Every key of ours in Redis, by account.
+
+An account's keys share the hash tag ``{account}``, hence one cluster slot. Scripts get the root and derive
+the numbered keys from it; lua/_prelude.lua explains segments, lanes, flows and batches.
+
+    intake              stream    triggers that wait to be accepted (the outside contract)
+    nonce:<id>          string    an append that was made, and the entries it gave
+    dead                stream    triggers that could not be understood, with their reason
+    accepting           hash      entry id -> next piece of a trigger that is larger than a chunk
+    next                hash      the last numbers given: delivery, group, batch
+    gid:<p><digest>     string    the number of the group (priority, content)
+    group:<gid>         hash      a group: content, priority, live deliveries, its lanes
+    lane:<gid>:<c,c>    list      rows that wait for the same campaigns of the same group
+    flow:<p>:<c,c>      list      groups with rows in that lane
+    ready:<p>           zset      flows that have groups, by fair turn;  turns (hash): where each stands
+    seg:<k>…            3 keys    1024 deliveries: cells, rows, counts;  segments (zset): by last change
+    batch:<b>           hash      a batch that is claimed or on the wire;  flight (zset): by end of lease
+    said:<b>            string    the vendor's words about a batch
+    due, due:<ms>       zset,list rows that sleep until then;  expiry, expiry:<ms>: deliveries that end then
+    d:<digest>          string    dedupe key -> the delivery that holds it
+    ix:<day>:<bucket>   string    hashes of recipients, trigger ids and producer's ids -> deliveries; days
+    (zset)
+    counts              hash      <campaign>:<status letter> -> deliveries kept in Redis
+    permits, acceptors  zset      leases
+    swept               string    when a sweep last ran, epoch ms
+    paused              set       campaigns that are not sent, or * for all
+"""
+
+from __future__ import annotations
+
+#: Prefix of everything that Volley writes to Redis besides Celery's own broker lists.
+PREFIX = "volley:"
+
+
+def root(account: str) -> str:
+    """The account's prefix: ``volley:{default}:``."""
+    return f"{PREFIX}{{{account}}}:"
+
+
+def intake(account: str) -> str:
+    """The intake stream of an account, a contract with producers."""
+    return f"{root(account)}intake"

@@ -1,0 +1,34 @@
+-- The admin command retry: deliveries that ended without an acceptance become pending again.
+--
+-- KEYS  1 root
+-- ARGV  1 letters of the states it may take  2 retention (ms)
+--       3... { delivery, gid, dedupe digest or '', window (ms) } quadruples
+-- Result { taken, moved on meanwhile, key held by another delivery, content gone }
+--
+-- Run twice, the second time finds them pending and takes none. A key that was freed is taken again first, so
+-- that a later delivery of the same key, which has it now, is not joined by a second send.
+
+local allowed, retention = ARGV[1], tonumber(ARGV[2])
+local taken, moved_on, held, gone = 0, 0, 0, 0
+local pending = head('p', 18, 0, 0)
+for i = 3, #ARGV, 4 do
+  local n, gid, digest, window = tonumber(ARGV[i]), ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
+  local old = read_cells({ n })
+  if old[1] == '' or not string.find(allowed, status_of(old[1]), 1, true) then
+    moved_on = moved_on + 1
+  elseif redis.call('HEXISTS', root .. 'group:' .. gid, 'content') == 0 then
+    gone = gone + 1
+  else
+    local holder = digest ~= '' and window > 0
+      and redis.call('SET', root .. 'd:' .. digest, n, 'NX', 'GET', 'PX', window)
+    if holder and tonumber(holder) ~= n then
+      held = held + 1
+    else
+      write_cells({ n }, gid, old, { pending .. '\0' .. string.sub(old[1], HEAD + 2) })
+      file(gid, campaign_of(old[1]), { row_of({ n }) })
+      taken = taken + 1
+    end
+  end
+end
+flush(retention)
+return { taken, moved_on, held, gone }

@@ -1,0 +1,63 @@
+-- Settles a batch: each of its deliveries gets its fate, all in one step.
+--
+-- KEYS  1 root
+-- ARGV  1 batch  2 token  3 http code  4 vendor's text ('' for none)  5 retention (ms)
+--       6 fates F, then F x { status letter, reason, attempts added (0 or 1), due in ms (-1: none) }
+--       then assignment: one byte for each delivery of the batch (1 = first fate), or one byte for all
+--       then { delivery, dedupe digest } pairs whose keys are freed
+-- Result 1, or 0 when the batch was taken over or settled already: then nothing changes
+
+local batch, token, http, text, retention = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
+local key = root .. 'batch:' .. batch
+local held = redis.call('HMGET', key, 'state', 'token', 'gid', 'rows', 'campaigns')
+if held[1] ~= 'wire' or held[2] ~= token then return 0 end
+local gid, ns, campaigns = held[3], numbers(held[4]), words(held[5])
+
+local fates, at = {}, 7
+for i = 1, tonumber(ARGV[6]) do
+  local status = ARGV[at]
+  fates[i] = { status = status, counted = tonumber(ARGV[at + 2]), due = tonumber(ARGV[at + 3]),
+    head = head(status, tonumber(ARGV[at + 1]), http, tonumber(batch)) }
+  at = at + 4
+end
+local assignment = ARGV[at]
+local uniform = #assignment == 1
+
+local old, new, width = read_cells(ns), {}, #campaigns
+local waiting, order = {}, {}
+for first = 1, #ns, width do
+  local kept = {} -- fate -> { deliveries, campaigns } of this recipient that go on waiting by it
+  for i = first, first + width - 1 do
+    local number = string.byte(assignment, uniform and 1 or i)
+    local fate = fates[number]
+    new[i] = fate.head .. tail_after(old[i], fate.counted)
+    if LIVE[fate.status] then
+      kept[number] = kept[number] or { {}, {} }
+      table.insert(kept[number][1], ns[i])
+      table.insert(kept[number][2], campaigns[i - first + 1])
+    end
+  end
+  for number, part in pairs(kept) do
+    local names = table.concat(part[2], ',')
+    local name = number .. ' ' .. names
+    if not waiting[name] then
+      waiting[name] = { fate = fates[number], campaigns = names, rows = {} }
+      order[#order + 1] = waiting[name]
+    end
+    table.insert(waiting[name].rows, row_of(part[1]))
+  end
+end
+write_cells(ns, gid, old, new)
+for _, lane in ipairs(order) do
+  if lane.fate.due < 0 then file(gid, lane.campaigns, lane.rows)
+  else sleep_rows(gid, lane.campaigns, lane.rows, now + lane.fate.due) end
+end
+for i = at + 1, #ARGV, 2 do free_key(ARGV[i + 1], tonumber(ARGV[i])) end
+flush(retention)
+
+redis.call('ZREM', root .. 'flight', batch)
+redis.call('DEL', key)
+if text ~= '' then
+  redis.call('SET', root .. 'said:' .. batch, text, 'PX', retention)
+end
+return 1

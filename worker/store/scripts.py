@@ -1,0 +1,44 @@
+"""Loads the Lua scripts by name and runs them.
+
+A script is its file behind ``_prelude.lua``. Scripts that drain carry ``allow-oom``: at ``maxmemory`` they
+must go on, or a full server could never empty itself. The ones that take in more are refused by the server
+then.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from redis.commands.core import Script
+
+from worker.store.connection import RedisClient
+
+#: Scripts that take in more work: the server refuses them when its memory is full.
+GROWING = frozenset({"accept", "enqueue", "put_back", "requeue"})
+
+
+@cache
+def source(name: str) -> str:
+    """The whole text of a script: header, prelude, body."""
+    folder = files("worker.store").joinpath("lua")
+    header = "#!lua" if name in GROWING else "#!lua flags=allow-oom"
+    return "\n".join(
+        [header, folder.joinpath("_prelude.lua").read_text(), folder.joinpath(f"{name}.lua").read_text()]
+    )
+
+
+class Scripts:
+    """The scripts of one client: ``scripts.run("claim", [root], token, ...)``, one round trip each."""
+
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
+        self._scripts: dict[str, Script] = {}
+
+    def run(self, name: str, keys: list[str], *args: Any) -> Any:
+        """Runs a script and returns its result, as the head of its file describes it."""
+        script = self._scripts.get(name)
+        if script is None:
+            script = self._scripts[name] = self._client.register_script(source(name))
+        return script(keys=keys, args=args)

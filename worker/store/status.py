@@ -1,0 +1,62 @@
+"""One account at a glance, read in one round trip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from worker.core.model import LIVE, Status
+from worker.store import keys
+from worker.store.connection import RedisClient
+from worker.store.outcomes import read_counts
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """How an account stands. Counts are of deliveries unless said otherwise; times are epoch ms."""
+
+    counts: dict[tuple[int, Status], int]  #: by (campaign, status): what is kept in Redis
+    intake: int  #: triggers that wait to be accepted
+    dead_letters: int  #: triggers that could not be understood
+    permits_held: int  #: requests in flight, or about to be
+    accept_tasks: int  #: accept tasks that wait at the intake; 0 for long means that no worker runs
+    next_due_ms: int | None  #: when the next retrying or scheduled delivery is due
+    paused: frozenset[str]  #: campaigns that are held back, or ``*``
+    swept_ms: int | None  #: when a sweep last ran; old or None means that beat does not run
+    now_ms: int
+
+    def total(self, status: Status) -> int:
+        """Deliveries of this status over all campaigns."""
+        return sum(count for (_, each), count in self.counts.items() if each is status)
+
+    @property
+    def live(self) -> int:
+        """Deliveries that still move by themselves."""
+        return sum(self.total(status) for status in LIVE)
+
+
+def read_status(client: RedisClient, account: str) -> Snapshot:
+    """The account as it stands now."""
+    root = keys.root(account)
+    pipe = client.pipeline(transaction=True)
+    pipe.time()
+    pipe.hgetall(f"{root}counts")
+    pipe.xlen(keys.intake(account))
+    pipe.xlen(f"{root}dead")
+    pipe.zrange(f"{root}permits", 0, -1, withscores=True)
+    pipe.zrange(f"{root}acceptors", 0, -1, withscores=True)
+    pipe.zrange(f"{root}due", 0, 0, withscores=True)
+    pipe.smembers(f"{root}paused")
+    pipe.get(f"{root}swept")
+    (seconds, micros), counts, intake, dead, permits, acceptors, due, paused, swept = pipe.execute()
+    now_ms = int(seconds) * 1000 + int(micros) // 1000
+    return Snapshot(
+        counts=read_counts(counts),
+        intake=intake,
+        dead_letters=dead,
+        permits_held=sum(score > now_ms for _, score in permits),
+        accept_tasks=sum(score > now_ms for _, score in acceptors),
+        next_due_ms=int(due[0][1]) if due else None,
+        paused=frozenset(name.decode() for name in paused),
+        swept_ms=int(swept) if swept else None,
+        now_ms=now_ms,
+    )
