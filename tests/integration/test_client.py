@@ -401,8 +401,9 @@ def test_a_server_that_takes_the_request_slowly_does_not_put_off_the_deadline(
 ) -> None:
     def sip(connection: socket.socket) -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        while not gone.wait(SHORT_SECONDS / 8):
-            connection.recv(2048)
+        # No write is slow enough for a timeout per write; all of them would take a minute.
+        while not gone.wait(SHORT_SECONDS / 40):
+            connection.recv(8192)
 
     gone = threading.Event()
     server.use(sip)

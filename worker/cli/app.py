@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 #: The subcommands in the order of `volley --help`: name, module of this folder, the line that help shows.
 COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("up", "up", "Run everything here: a server unless one is given, a worker and beat."),
-    ("sandbox", "sandbox", "Run a stand-in of the API on 127.0.0.1 until Ctrl-C."),
+    ("sandbox", "sandbox", "Run a stand-in of the API until Ctrl-C."),
+    ("demo", "demo", "Send a realistic day in small to a stand-in of the API, and compare the books."),
     ("enqueue", "enqueue", "Append triggers from a JSON or NDJSON file to the intake."),
     ("status", "status", "Show what waits, what became of the rest, and whether worker and beat run."),
     ("outcomes", "outcomes", "Show what became of deliveries."),

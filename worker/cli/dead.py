@@ -175,7 +175,7 @@ def _show(letters: list[DeadLetter], *, show_trigger: bool, json: bool) -> None:
 
 
 def _json(letter: DeadLetter, *, show_trigger: bool) -> dict[str, object]:
-    """One dead letter. ``trigger``, if it was asked for, is the original as text (what is not UTF-8 replaced)."""
+    """One dead letter. ``trigger``, if asked for, is the original as text, what is not UTF-8 replaced."""
     shown: dict[str, object] = {
         "id": letter.id,
         "at": iso(_time_ms(letter.id)),

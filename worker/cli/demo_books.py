@@ -117,7 +117,7 @@ def _entry(outcome: Outcome, digests: Mapping[str, str]) -> Entry:
 
 
 def _repeats(duplicate: Outcome, by_number: Mapping[int, Outcome], entry: Mapping[int, Entry]) -> bool:
-    """Whether the delivery that it names is the same message to the same person, and was not a duplicate too."""
+    """Whether the delivery that it names is the same message to the same person, and was sent."""
     first = by_number.get(duplicate.duplicate_of or 0)
     return (
         first is not None

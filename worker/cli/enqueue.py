@@ -102,7 +102,8 @@ def enqueue(
         if survey.bad and not skip_bad:
             total = _number(survey.triggers + len(survey.bad), "trigger")
             raise Refusal(
-                f"Of {total} {len(survey.bad):,} cannot be sent: nothing was appended (--skip-bad appends the rest)."
+                f"Of {total} {len(survey.bad):,} cannot be sent: nothing was appended "
+                "(--skip-bad appends the rest)."
             )
         if dry_run:
             _say(f"{survey.words()} would be appended to account {account}.", json=json)

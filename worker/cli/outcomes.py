@@ -91,4 +91,4 @@ def _show(found: Iterator[Outcome], *, json: bool) -> None:
             print_json(outcome_json(outcome))
         return
     while page := list(islice(found, _TABLE_ROWS)):
-        console().print(outcomes_table(page))
+        console().print(outcomes_table(page, console().width))

@@ -87,7 +87,7 @@ class _Found:
         self.campaigns.setdefault(outcome.row.group, set()).add(outcome.campaign)
 
     def least_calls(self, account: Account | None) -> int:
-        """The fewest calls that can carry them: each has one content, and on /2 1000 recipients, 5 campaigns."""
+        """The fewest calls that can carry them: each has one content; on /2 1000 recipients, 5 campaigns."""
         if account is not None and account.endpoint is Endpoint.SINGLE:
             return sum(-(-n // account.single_recipients) for n in self.groups.values())
         return sum(-(-n // (1000 * min(5, len(self.campaigns[g])))) for g, n in self.groups.items())

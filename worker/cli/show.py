@@ -7,7 +7,7 @@ UTC with milliseconds. What is absent is ``null``, never a missing key.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -68,38 +68,56 @@ def outcome_json(outcome: Outcome) -> dict[str, object]:
     }
 
 
-#: Columns of the table: head, cell, and how a cell that is too long is shown.
-_COLUMNS: tuple[tuple[str, Callable[[Outcome], Text | str], dict[str, Any]], ...] = (
-    ("time (UTC)", lambda o: clock(o.updated_ms), {"no_wrap": True}),
-    ("campaign", lambda o: str(o.campaign), {"no_wrap": True}),
-    ("recipient", lambda o: safe(o.recipient.value), {"overflow": "fold"}),
-    ("status", lambda o: Text(o.status.value, STYLES.get(o.status, "")), {"no_wrap": True}),
-    ("reason", lambda o: "" if o.reason is Reason.NONE else o.reason.label, {"overflow": "fold"}),
-    ("http", lambda o: str(o.http or ""), {"justify": "right", "no_wrap": True}),
-    ("attempts", lambda o: str(o.attempts or ""), {"justify": "right", "no_wrap": True}),
-    ("trigger", lambda o: safe(o.trigger), {"overflow": "fold"}),
-    ("id", lambda o: safe(o.producer_id or ""), {"overflow": "fold"}),
-    ("batch", lambda o: str(o.batch or ""), {"justify": "right", "no_wrap": True}),
-    (
-        "said",
-        lambda o: f"first: {o.duplicate_of}" if o.duplicate_of is not None else safe(o.text, _SAID_CHARS),
-        {"overflow": "fold"},
-    ),
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A column of the table. It is left out where the terminal has fewer columns than ``from_width``."""
+
+    head: str
+    cell: Callable[[Outcome], Text | str]
+    from_width: int = 0
+    fixed: bool = True
+    right: bool = False
+
+
+_COLUMNS = (
+    _Column("time (UTC)", lambda o: clock(o.updated_ms), 100),
+    _Column("campaign", lambda o: str(o.campaign)),
+    _Column("recipient", lambda o: safe(o.recipient.value), fixed=False),
+    _Column("status", lambda o: Text(o.status.value, STYLES.get(o.status, ""))),
+    _Column("reason", lambda o: "" if o.reason is Reason.NONE else o.reason.label),
+    _Column("http", lambda o: str(o.http or ""), 120, right=True),
+    _Column("attempts", lambda o: str(o.attempts or ""), 120, right=True),
+    _Column("trigger", lambda o: safe(o.trigger), 160),
+    _Column("id", lambda o: safe(o.producer_id or ""), 100, fixed=False),
+    _Column("batch", lambda o: str(o.batch or ""), 160, right=True),
+    _Column("said", lambda o: safe(_said(o), _SAID_CHARS), 140, fixed=False),
 )
 
 
-def outcomes_table(outcomes: Sequence[Outcome], *, title: str | None = None) -> Table:
-    """One row for each outcome; a column that would be empty is left out."""
+def outcomes_table(outcomes: Sequence[Outcome], width: int, *, title: str | None = None) -> Table:
+    """One row for each outcome, for a terminal of this width; a column that would be empty is left out.
+
+    A narrow terminal shows fewer columns; JSON has everything.
+    """
     table = Table(title=title, title_justify="left")
     columns = []
-    for head, cell, look in _COLUMNS:
-        cells = [cell(outcome) for outcome in outcomes]
+    for column in _COLUMNS:
+        cells = [column.cell(outcome) for outcome in outcomes] if width >= column.from_width else []
         if any(str(each) for each in cells):
-            table.add_column(head, **look)
+            table.add_column(
+                column.head,
+                no_wrap=column.fixed,
+                overflow="fold",
+                justify="right" if column.right else "left",
+            )
             columns.append(cells)
     for row in zip(*columns, strict=True):
         table.add_row(*row)
     return table
+
+
+def _said(outcome: Outcome) -> str:
+    return outcome.text if outcome.duplicate_of is None else f"repeats delivery {outcome.duplicate_of}"
 
 
 def counts_table(
@@ -199,8 +217,3 @@ def _sweep(snapshot: Snapshot) -> Text:
     if age > SWEEP_LATE_MS:
         return Text(f"{span(age)} ago: beat does not run, or no worker does", "red")
     return Text(f"{span(age)} ago")
-
-
-def live_words(snapshot: Snapshot) -> str:
-    """``pending 120, in_flight 40``: what still moves by itself; empty when nothing does."""
-    return ", ".join(f"{s.value} {n:,}" for s in Status if s in LIVE and (n := snapshot.total(s)))
