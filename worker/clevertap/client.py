@@ -74,7 +74,9 @@ class Client:
         tls: ssl.SSLContext | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``tls`` replaces the default (verify with certifi's authorities); ``clock`` gives monotonic seconds."""
+        """``tls`` replaces the default (verify with certifi's authorities); ``clock`` gives monotonic
+        seconds.
+        """
         self._clock = clock
         self._deadline = Deadline(clock)
         self._connect_timeout_seconds = connect_timeout_seconds

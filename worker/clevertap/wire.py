@@ -181,7 +181,8 @@ def _recipients(to: To, at: str) -> tuple[Recipient, ...]:
         if not all(map(str.isascii, values)):
             for index, value in enumerate(values):
                 if len(value.encode()) > max_bytes:
-                    raise InvalidTrigger(join(at, "to", kind.value, index), f"is longer than {max_bytes} bytes")
+                    where = join(at, "to", kind.value, index)
+                    raise InvalidTrigger(where, f"is longer than {max_bytes} bytes")
     return tuple([Recipient(kind, value) for kind, values, _ in named for value in values])
 
 

@@ -107,7 +107,9 @@ def counts_table(
     names: Mapping[int, str] | None = None,
     title: str | None = None,
 ) -> Table:
-    """A row for each campaign, a column for each status that occurs, and sums where there are several rows."""
+    """A row for each campaign, a column for each status that occurs, and sums where there are several
+    rows.
+    """
     campaigns = sorted({campaign for campaign, _ in counts})
     statuses = [status for status in Status if any(counts.get((c, status)) for c in campaigns)]
     held = frozenset(paused)

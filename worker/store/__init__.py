@@ -6,6 +6,7 @@ from config.settings import Settings
 from worker.store.connection import AWAY, RedisClient, connect
 from worker.store.control import Control
 from worker.store.deliveries import Deliveries, Windows
+from worker.store.door import Door
 from worker.store.intake import Intake
 from worker.store.outcomes import Outcomes
 from worker.store.permits import Permits
@@ -25,6 +26,7 @@ class Store:
         self.intake = Intake(client, scripts, account)
         self.deliveries = Deliveries(client, scripts, account, windows=windows, retention_ms=retention_ms)
         self.permits = Permits(client, scripts, account)
+        self.door = Door(client, scripts, account)
         self.outcomes = Outcomes(client, account)
         self.control = Control(client, account)
 

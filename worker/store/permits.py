@@ -23,17 +23,19 @@ class Permits:
 
     def acquire(self, token: str, most: int, lease_ms: int) -> bool:
         """Takes (or renews) a permit for ``token`` unless ``most`` others are held."""
-        return bool(self._scripts.run("acquire", [self._root, f"{self._root}permits"], token, most, lease_ms))
+        return bool(
+            self._scripts.run("acquire", [self._root, f"{self._root}permits"], token, most, lease_ms, "1")
+        )
 
-    def release_if_idle(self, token: str) -> bool:
+    def release_if_idle(self, token: str, most: int) -> bool:
         """Gives the permit back when nothing is due, in one step with looking; False: there is work, it is
         kept.
         """
-        return not self._scripts.run("release", [self._root], token, "")
+        return not self._scripts.run("release", [self._root], token, "", most)
 
-    def release(self, token: str) -> bool:
+    def release(self, token: str, most: int) -> bool:
         """Gives the permit back in any case; whether work is due."""
-        return bool(self._scripts.run("release", [self._root], token, "1"))
+        return bool(self._scripts.run("release", [self._root], token, "1", most))
 
     def free(self, most: int) -> int:
         """How many permits could be taken now."""
@@ -46,7 +48,7 @@ class Permits:
     def sit(self, token: str, most: int, lease_ms: int) -> bool:
         """Takes (or renews) a place among the waiting accept tasks."""
         return bool(
-            self._scripts.run("acquire", [self._root, f"{self._root}acceptors"], token, most, lease_ms)
+            self._scripts.run("acquire", [self._root, f"{self._root}acceptors"], token, most, lease_ms, "")
         )
 
     def stand_up(self, token: str) -> None:
