@@ -71,7 +71,6 @@ def start_sentry(settings: Settings, transport: "Transport | None" = None) -> bo
             # `send_default_pii` is left out: off is its default, and naming it is deprecated.
             max_request_body_size="never",
             auto_session_tracking=False,
-            enable_metrics=False,
             enable_logs=False,
             event_scrubber=EventScrubber(denylist=[*DEFAULT_DENYLIST, *SENSITIVE_NAMES], recursive=True),
             before_send=scrub.event,

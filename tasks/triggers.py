@@ -2,26 +2,51 @@
 
 from __future__ import annotations
 
+import json
+import time
 from typing import Any
 
 import orjson
 from celery import Task
+from celery.exceptions import Reject
 
 from config.settings import DEFAULT_ACCOUNT
 from worker.app import app, engine, send_hint, stopping
+from worker.store import AWAY
 
 #: How long one accept task waits at the intake before it makes room for others, seconds.
 ACCEPT_SECONDS = 10.0
+#: Between two tries to append while Redis is away, seconds.
+AWAY_PAUSE_SECONDS = 0.5
 
 
-@app.task(name="triggers.enqueue", bind=True, acks_late=True, max_retries=None, default_retry_delay=1)
+@app.task(name="triggers.enqueue", bind=True, acks_late=True)
 def enqueue(self: Task[Any, Any], triggers: Any, account: str = DEFAULT_ACCOUNT) -> None:
     """Appends one trigger (an object) or a list of them to an account's intake stream.
 
-    Run again with the same task id it appends nothing: the id is the nonce of the append.
+    Run again with the same task id it appends nothing: the id is the nonce of the append. While Redis is away
+    it waits, as the message is the only copy of its triggers; a worker that is told to stop gives it back.
     """
     items = triggers if isinstance(triggers, list) else [triggers]
-    engine(account).enqueue([orjson.dumps(item) for item in items], nonce=str(self.request.id))
+    appended = [_as_sent(item) for item in items]
+    while True:
+        try:
+            engine(account).enqueue(appended, nonce=str(self.request.id))
+        except AWAY as away:
+            # Not Celery's own retry: where the broker is that same Redis, it loses what it cannot send.
+            if stopping():
+                raise Reject(requeue=True) from away
+            time.sleep(AWAY_PAUSE_SECONDS)
+        else:
+            return
+
+
+def _as_sent(item: Any) -> bytes:
+    """An item as JSON again, whatever JSON can hold: one that is no trigger becomes a dead letter."""
+    try:
+        return orjson.dumps(item, default=str)
+    except TypeError:  # an integer of more than 64 bits, half of a surrogate pair
+        return json.dumps(item, default=str).encode()
 
 
 @app.task(name="triggers.accept")

@@ -135,6 +135,7 @@ class Processes:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._started: list[Process] = []
+        self._count = 0
 
     def start(
         self,
@@ -147,7 +148,8 @@ class Processes:
 
         `environ` is added to this process's environment. `tie=False`: it may outlive this process.
         """
-        log = self._folder / f"{len(self._started)}.log"
+        self._count += 1
+        log = self._folder / f"{self._count}.log"
         with log.open("wb") as output:
             popen = subprocess.Popen(
                 tethered(command, signal.SIGKILL) if tie else command,
@@ -169,9 +171,10 @@ class Processes:
 
     def end_all(self) -> None:
         """Ends what still runs and shows what each one said: pytest prints it where a test failed."""
-        for process in reversed(self._started):
+        ended, self._started = self._started, []
+        for process in reversed(ended):
             process.kill()
-        for process in self._started:
+        for process in ended:
             sys.stdout.write(f"--- output of process {process.pid}\n{process.output}\n")
 
 

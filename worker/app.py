@@ -7,6 +7,7 @@ account's intake stream, whatever happens to a worker, a message or the broker.
 from __future__ import annotations
 
 import logging
+import mmap
 import threading
 from typing import Any
 
@@ -29,8 +30,9 @@ try:
 except SettingsError as error:
     raise SystemExit(f"volley: {error}") from None
 
-#: Set when this process is told to stop: loops end at their next step.
-_stopping = threading.Event()
+#: A byte that is not 0 once this worker is told to stop: loops end at their next step. Shared with the
+#: children of a prefork pool, since Celery tells the parent alone.
+_stopping = mmap.mmap(-1, 1)
 _engines: dict[str, Engine] = {}
 _lock = threading.Lock()
 
@@ -55,8 +57,8 @@ def engine(account: str) -> Engine:
 
 
 def stopping() -> bool:
-    """Whether this process has been told to stop."""
-    return _stopping.is_set()
+    """Whether this worker has been told to stop."""
+    return _stopping[0] != 0
 
 
 def send_hint(task: str, account: str) -> None:
@@ -83,6 +85,20 @@ class Hint:
 @signals.setup_logging.connect
 def _logging(**_: Any) -> None:
     configure_logging(settings)
+    for name in _NAMES_ARGUMENTS:
+        logging.getLogger(name).addFilter(_without_arguments)
+
+
+#: Celery's loggers that write the arguments of tasks, or whole messages.
+_NAMES_ARGUMENTS = ("celery.app.trace", "celery.worker.consumer.consumer")
+
+
+def _without_arguments(record: logging.LogRecord) -> bool:
+    """Takes out of a record what may be recipients: no pattern would know an `identity` from other words."""
+    vars(record).pop("data", None)
+    if "message body" in str(record.msg) or "body:" in str(record.msg):
+        record.msg, record.args = "a message that is no task of Volley was dropped; it is not shown", ()
+    return True
 
 
 @signals.celeryd_init.connect
@@ -105,4 +121,4 @@ def _worker_is_ready(**_: Any) -> None:
 
 @signals.worker_shutting_down.connect
 def _worker_stops(**_: Any) -> None:
-    _stopping.set()
+    _stopping[0] = 1

@@ -1,4 +1,4 @@
-"""The client against real sockets: each test scripts a server byte by byte and looks at the value that comes back."""
+"""The client against real sockets: each test scripts a server and looks at the value that comes back."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import httpx
 import pytest
@@ -30,6 +31,26 @@ LONG_SECONDS = 30.0
 #: What a hang is given before the deadline ends it.
 SHORT_SECONDS = 0.4
 
+#: A self-signed certificate for 127.0.0.1 with its key, good for nothing but these tests.
+CERTIFICATE = """\
+-----BEGIN CERTIFICATE-----
+MIIBoDCCAUagAwIBAgIUY/C8xS/RaWkyv+2YoqEojl3DCvswCgYIKoZIzj0EAwIw
+FDESMBAGA1UEAwwJMTI3LjAuMC4xMCAXDTI2MTEyNDAwMjMxOFoYDzIxMjYxMDMx
+MDAyMzE4WjAUMRIwEAYDVQQDDAkxMjcuMC4wLjEwWTATBgcqhkjOPQIBBggqhkjO
+PQMBBwNCAATfsM/MhmgXkbWoZfXzT1LNSvJxXPFw+0QCV+5HUSXOO7v/QeYahJ81
+uB4y/qIrCECpRe91EwOB3yW5Kf8KT3nbo3QwcjAdBgNVHQ4EFgQU5kLSLdQTSf2L
+miSsGsK/FPRG7LUwHwYDVR0jBBgwFoAU5kLSLdQTSf2LmiSsGsK/FPRG7LUwDwYD
+VR0TAQH/BAUwAwEB/zAPBgNVHREECDAGhwR/AAABMA4GA1UdDwEB/wQEAwIChDAK
+BggqhkjOPQQDAgNIADBFAiBG5QjqRqRb3BIgKZG6Kb6tBro/Gty1CUC4hKrAPfNd
+mQIhALRuac858A2Zpf5i2xZd0pq3MbHxJCfsHB2VDqW2ciC7
+-----END CERTIFICATE-----
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg6jleVQ6pKiCiroYV
+8GQko1A6oJV6Z+G0Bxw4zGlEOoyhRANCAATfsM/MhmgXkbWoZfXzT1LNSvJxXPFw
++0QCV+5HUSXOO7v/QeYahJ81uB4y/qIrCECpRe91EwOB3yW5Kf8KT3nb
+-----END PRIVATE KEY-----
+"""
+
 Script = Callable[[socket.socket], None]
 
 
@@ -45,10 +66,11 @@ class Server:
         self._scripts = scripts
         self._socket = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
-        self._threads = [threading.Thread(target=self._serve, daemon=True)]
         self.connections = 0
         self.requests: list[bytes] = []
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._threads = [threading.Thread(target=self._serve, daemon=True)]
+        self._threads[0].start()
 
     def _serve(self) -> None:
         for number in itertools.count():
@@ -109,18 +131,16 @@ class Server:
 
     def stop(self) -> None:
         for one in (self._socket, *self._open):
-            with_shutdown(one)
+            wake_and_close(one)
         for thread in self._threads:
             thread.join(10)
             assert not thread.is_alive()
 
 
-def with_shutdown(one: socket.socket) -> None:
+def wake_and_close(one: socket.socket) -> None:
     """Close a socket so that a thread that waits on it wakes up."""
-    try:
+    with suppress(OSError):  # not connected any more
         one.shutdown(socket.SHUT_RDWR)
-    except OSError:  # not connected any more
-        pass
     one.close()
 
 
@@ -135,6 +155,13 @@ def server() -> Iterator[Server]:
 def client() -> Iterator[Client]:
     with Client(connections=3) as client:
         yield client
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    path = tmp_path / "certificate.pem"
+    path.write_text(CERTIFICATE)
+    return path
 
 
 def post(client: Client, url: str, *, seconds: float = LONG_SECONDS, body: bytes = BODY) -> Answer:
@@ -253,14 +280,25 @@ def test_a_server_that_speaks_no_tls_is_not_sent_to(server: Server, client: Clie
 
 
 def test_a_tls_handshake_that_never_ends_is_not_sent(server: Server, client: Client) -> None:
-    server.use(lambda connection: hang(connection))
+    server.use(hang)
     got = post(client, server.url.replace("http:", "https:"), seconds=SHORT_SECONDS)
     assert_not_sent(got, "ConnectTimeout")
 
 
-def test_a_client_verifies_the_servers_certificate() -> None:
-    context = httpx.create_ssl_context(trust_env=False)
-    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+def test_a_certificate_that_nobody_vouches_for_is_not_sent_to(
+    server: Server, client: Client, certificate: Path
+) -> None:
+    server.use(tls(certificate, server.answers(answer())))
+    assert_not_sent(post(client, server.url.replace("http:", "https:")), "ConnectError")
+    assert server.requests == []
+
+
+def test_a_request_goes_over_tls_to_a_server_that_is_vouched_for(server: Server, certificate: Path) -> None:
+    server.use(tls(certificate, server.answers(answer())))
+    with Client(tls=ssl.create_default_context(cafile=certificate)) as client:
+        for _ in range(2):
+            assert isinstance(post(client, server.url.replace("http:", "https:")), Answered)
+    assert (server.connections, len(server.requests)) == (1, 2)
 
 
 def test_a_wait_for_a_free_connection_is_not_sent(server: Server) -> None:
@@ -346,7 +384,7 @@ def test_bytes_that_trickle_do_not_put_off_the_deadline(server: Server, client: 
     def trickle(connection: socket.socket) -> None:
         server.request(connection)
         connection.sendall(start)
-        # Each byte comes long before a timeout per read would; together they would take longer than the test may.
+        # No byte is late enough for a timeout per read; together they never end.
         while not gone.wait(SHORT_SECONDS / 8):
             connection.sendall(b"x")
 
@@ -451,6 +489,18 @@ def hang(connection: socket.socket) -> None:
     """Until the other side leaves."""
     while connection.recv(65_536):
         pass
+
+
+def tls(certificate: Path, script: Script) -> Script:
+    """The script, over TLS. A client that does not like the certificate leaves, which is an OSError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+
+    def spoken(connection: socket.socket) -> None:
+        with context.wrap_socket(connection, server_side=True) as secured:
+            script(secured)
+
+    return spoken
 
 
 def void(_: object) -> None:

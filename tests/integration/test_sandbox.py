@@ -57,12 +57,6 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox() as running:
-        yield running
-
-
-@pytest.fixture
 def control(sandbox: Sandbox) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=f"{sandbox.url}/_sandbox") as client:
         yield client
@@ -328,9 +322,10 @@ def test_a_trickled_answer_arrives_in_pieces_and_complete(sandbox: Sandbox) -> N
 
 
 def test_a_trickled_answer_frees_its_place_when_the_client_leaves() -> None:
-    fault = Fault(kind=FaultKind.TRICKLE, interval_ms=50, times=1)
+    fault = Fault(kind=FaultKind.TRICKLE, interval_ms=500, times=1)  # over half a minute in all
     with Sandbox(SandboxOptions(ceiling=1, faults=(fault,))) as sandbox:
-        with httpx.stream("POST", sandbox.url + MULTIPLE, headers=HEADERS, json=body()) as answer:
+        url = sandbox.url + MULTIPLE
+        with httpx.stream("POST", url, headers=HEADERS, json=body(), timeout=30) as answer:
             next(answer.iter_raw())
             assert post(sandbox).status_code == 429
         until(lambda: post(sandbox).status_code == 200)

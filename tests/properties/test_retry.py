@@ -22,23 +22,23 @@ from worker.core.retry import (
 unhurried = settings(deadline=None)
 
 CAMPAIGN_SETS = st.sets(st.integers(1, 9), min_size=1, max_size=5).map(lambda ids: tuple(sorted(ids)))
-WORDS = st.lists(
-    st.sampled_from(
-        ["invalid", "campaign", "recipients", "to", "'to'", "is", "not", "ready", "exist", "does", "missing"]
-        + [
-            "empty",
-            "enabled",
-            "External Trigger",
-            "account",
-            "credentials",
-            "stopped",
-            "only one",
-            "approval",
-        ]
-        + ["too many concurrent requests", "email", "[address]"]
+PHRASES = (
+    *(
+        "invalid",
+        "campaign",
+        "recipients",
+        "'to'",
+        "is",
+        "not",
+        "ready",
+        "does not exist",
+        "missing",
+        "empty",
     ),
-    max_size=8,
-).map(" ".join)
+    *("enabled", "External Trigger", "account", "credentials", "stopped", "only one", "[address]"),
+    "too many concurrent requests",
+)
+WORDS = st.lists(st.sampled_from(PHRASES), max_size=8).map(" ".join)
 REPLIES = st.builds(
     Reply,
     st.sampled_from(Verdict),

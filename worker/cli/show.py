@@ -22,6 +22,8 @@ from worker.store.status import Snapshot
 
 #: A sweep older than this means that beat does not run, ms. It runs once a second.
 SWEEP_LATE_MS = 5_000
+#: Characters of the vendor's text in a table; JSON holds all of it.
+_SAID_CHARS = 72
 
 #: How a status looks: what needs nobody is quiet.
 STYLES: Mapping[Status, str] = {
@@ -74,13 +76,13 @@ _COLUMNS: tuple[tuple[str, Callable[[Outcome], Text | str], dict[str, Any]], ...
     ("status", lambda o: Text(o.status.value, STYLES.get(o.status, "")), {"no_wrap": True}),
     ("reason", lambda o: "" if o.reason is Reason.NONE else o.reason.label, {"overflow": "fold"}),
     ("http", lambda o: str(o.http or ""), {"justify": "right", "no_wrap": True}),
-    ("tries", lambda o: str(o.attempts or ""), {"justify": "right", "no_wrap": True}),
+    ("attempts", lambda o: str(o.attempts or ""), {"justify": "right", "no_wrap": True}),
     ("trigger", lambda o: safe(o.trigger), {"overflow": "fold"}),
     ("id", lambda o: safe(o.producer_id or ""), {"overflow": "fold"}),
     ("batch", lambda o: str(o.batch or ""), {"justify": "right", "no_wrap": True}),
     (
         "said",
-        lambda o: f"first: {o.duplicate_of}" if o.duplicate_of is not None else safe(o.text),
+        lambda o: f"first: {o.duplicate_of}" if o.duplicate_of is not None else safe(o.text, _SAID_CHARS),
         {"overflow": "fold"},
     ),
 )
@@ -107,9 +109,13 @@ def counts_table(
     names: Mapping[int, str] | None = None,
     title: str | None = None,
 ) -> Table:
+<<<<<<< HEAD
     """A row for each campaign, a column for each status that occurs, and sums where there are several
     rows.
     """
+=======
+    """A row for each campaign, a column for each status that occurs; sums where there are several rows."""
+>>>>>>> main
     campaigns = sorted({campaign for campaign, _ in counts})
     statuses = [status for status in Status if any(counts.get((c, status)) for c in campaigns)]
     held = frozenset(paused)
@@ -183,7 +189,7 @@ def _facts(snapshot: Snapshot, permits: int | None) -> list[tuple[str, Text]]:
         ("last sweep", _sweep(snapshot)),
     ]
     if snapshot.paused:
-        named = "all campaigns" if ALL in snapshot.paused else ", ".join(sorted(snapshot.paused))
+        named = ", ".join("all campaigns" if name == ALL else name for name in sorted(snapshot.paused))
         facts.append(("paused", Text(named, "yellow")))
     return facts
 

@@ -26,8 +26,7 @@ class Control:
     def resume(self, name: str) -> bool:
         """Lets a campaign (its number, or ``ALL``) go on; False: it was not paused.
 
-        ``ALL`` takes back only a pause of all: campaigns that were paused by number stay so. Waiting work
-        needs
+        ``ALL`` takes back only a pause of all: campaigns that were paused by number stay so. What waits needs
         a hint after this, or it waits for the next sweep.
         """
         return bool(self._client.srem(self._paused, name))

@@ -29,7 +29,7 @@ from redis.retry import Retry
 from worker.store.data_folder import DataFolder, EmbeddedServerError, FolderInUseError
 from worker.store.tether import tethered
 
-__all__ = ["EmbeddedServer", "EmbeddedServerError", "FolderInUseError"]
+__all__ = ["EmbeddedServer", "EmbeddedServerError", "FolderInUseError", "running_url"]
 
 #: The only address that it listens on: it asks for no password.
 HOST = "127.0.0.1"
@@ -284,6 +284,14 @@ class EmbeddedServer:
         if self._process is not None:
             self._process.wait()
         self._process = self._pid = None
+
+
+def running_url(folder: Path) -> str | None:
+    """The URL of the server that runs in a data folder, whoever owns it; None if none does."""
+    data = DataFolder(folder)
+    port = data.noted("port")
+    hello = _hello(port) if port else None
+    return f"redis://{HOST}:{port}/0" if hello is not None and hello.folder == str(data.path) else None
 
 
 def _packaged_binary() -> Path:

@@ -183,8 +183,9 @@ class Outcomes:
                 cells, rows = answers[2 * i : 2 * i + 2]
                 for n in span:
                     offset = n - min(span)
-                    if offset < len(rows):
-                        cell = cells[offset * CELL_BYTES : (offset + 1) * CELL_BYTES]
+                    cell = cells[offset * CELL_BYTES : (offset + 1) * CELL_BYTES]
+                    # Between the two answers a trigger may have been accepted, or the segment forgotten.
+                    if offset < len(rows) and len(cell) == CELL_BYTES:
                         yield n, read_cell(cell), read_row(rows[offset])
 
 

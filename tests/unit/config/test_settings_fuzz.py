@@ -3,10 +3,13 @@
 import tempfile
 from pathlib import Path
 
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from config.settings import Settings, SettingsError, describe, load
+
+#: How fast the machine is must not decide.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 NAMES = [name for name, _, _, _ in describe() if not name.endswith("_FILE") and name != "VOLLEY_CONFIG"]
 PLAUSIBLE = ["", "0", "1", "2", "3", "30", "1e9", "-1", "nan", "true", "hold", "auto", "solo", "in1", "A-1"]
@@ -47,16 +50,17 @@ documents = st.one_of(st.lists(lines, max_size=12).map("\n".join).map(str.encode
 def told(environ: dict[str, str]) -> str:
     """The sentence for a refusal, or the settings as they show themselves."""
     try:
-        settings = load(environ, require_account=False)
+        loaded = load(environ, require_account=False)
     except SettingsError as error:
         text = str(error)
         assert text.endswith(".")
         assert "\n" not in text
         return text
-    assert isinstance(settings, Settings)
-    return repr(settings)
+    assert isinstance(loaded, Settings)
+    return repr(loaded)
 
 
+@unhurried
 @given(environments)
 @example({"VOLLEY_PERMIT_LEASE": "1e308", "VOLLEY_REQUEST_DEADLINE": "1e308"})
 @example({"VOLLEY_ACCOUNT_ID": "A", "VOLLEY_PASSCODE": "p", "VOLLEY_BASE_URL": "https://a:٣"})
@@ -64,12 +68,14 @@ def test_any_environment_gives_settings_or_one_sentence(environ: dict[str, str])
     told(environ)
 
 
+@unhurried
 @given(st.dictionaries(st.text(max_size=20).map("VOLLEY_".__add__), st.text(max_size=20), max_size=4))
 def test_any_names_give_settings_or_one_sentence(environ: dict[str, str]) -> None:
     # Paths are left out: the test must not read whatever they happen to name.
     told({name: value for name, value in environ.items() if not name.upper().endswith(("_FILE", "_CONFIG"))})
 
 
+@unhurried
 @given(documents, environments)
 @example(b"x = " + b"[" * 100_000, {})
 @example(b"x = " + b"9" * 10_000, {})
@@ -82,6 +88,7 @@ def test_any_file_gives_settings_or_one_sentence(document: bytes, environ: dict[
         told(environ | {"VOLLEY_CONFIG": str(path)})
 
 
+@unhurried
 @given(st.text(alphabet=st.characters(codec="utf-8"), min_size=8, max_size=40), environments)
 def test_no_sentence_and_no_repr_holds_a_secret(secret: str, environ: dict[str, str]) -> None:
     # A marker that no sentence holds by chance.

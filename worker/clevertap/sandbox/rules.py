@@ -137,15 +137,13 @@ def _flaw(call: Call, scenario: Scenario) -> Refusal | None:
     if not call.body.keys() <= {"to", campaign_field, "ExternalTrigger"}:
         return Refusal.UNKNOWN_FIELD
     return (
-        _flaw_of_to(call, scenario)
+        _flaw_of_to(call, call.body.get("to"), scenario)
         or _flaw_of_campaigns(call, call.body.get(campaign_field))
         or _flaw_of_content(call.content)
     )
 
 
-def _flaw_of_to(call: Call, scenario: Scenario) -> Refusal | None:
-    assert isinstance(call.body, dict)  # noqa: S101 - the caller has looked
-    to = call.body.get("to")
+def _flaw_of_to(call: Call, to: object, scenario: Scenario) -> Refusal | None:
     if to is None:
         return Refusal.TO_MISSING
     # What the lenient reading left out is what is wrong.

@@ -112,6 +112,31 @@ local function write_cells(ns, gid, old, new)
   end)
 end
 
+-- Takes an emptied lane out of its flow, and an emptied flow out of the ready ones.
+local function unfile_if_empty(gid, campaigns)
+  if redis.call('EXISTS', root .. 'lane:' .. gid .. ':' .. campaigns) == 1 then return end
+  local group = root .. 'group:' .. gid
+  if redis.call('HDEL', group, 'lane:' .. campaigns) == 0 then return end
+  local flow = redis.call('HGET', group, 'priority') .. ':' .. campaigns
+  redis.call('LREM', root .. 'flow:' .. flow, 1, gid)
+  if redis.call('EXISTS', root .. 'flow:' .. flow) == 0 then
+    redis.call('ZREM', root .. 'ready:' .. string.sub(flow, 1, 1), campaigns)
+  end
+end
+
+-- Takes a group without live deliveries out of the flows. Its lanes hold only rows that have ended; once the
+-- group has expired nothing could empty them, and its flows would seem to have work for ever.
+local function clear_lanes(gid)
+  local group = root .. 'group:' .. gid
+  for _, name in ipairs(redis.call('HKEYS', group)) do
+    local campaigns = string.match(name, '^lane:(.+)$')
+    if campaigns then
+      redis.call('UNLINK', root .. 'lane:' .. gid .. ':' .. campaigns)
+      unfile_if_empty(gid, campaigns)
+    end
+  end
+end
+
 -- Writes the counters, and lets a group without live deliveries expire after `retention` milliseconds.
 local function flush(retention)
   for segment, of_segment in pairs(moved) do
@@ -135,6 +160,7 @@ local function flush(retention)
         redis.call('PERSIST', group)
         redis.call('PERSIST', root .. 'gid:' .. redis.call('HGET', group, 'key'))
       elseif live == 0 then
+        clear_lanes(gid)
         redis.call('PEXPIRE', group, retention)
         redis.call('PEXPIRE', root .. 'gid:' .. redis.call('HGET', group, 'key'), retention)
       end
@@ -206,18 +232,6 @@ local function file(gid, campaigns, rows)
     end
   end
   push('RPUSH', root .. 'lane:' .. gid .. ':' .. campaigns, rows)
-end
-
--- Takes an emptied lane out of its flow, and an emptied flow out of the ready ones.
-local function unfile_if_empty(gid, campaigns)
-  if redis.call('EXISTS', root .. 'lane:' .. gid .. ':' .. campaigns) == 1 then return end
-  local group = root .. 'group:' .. gid
-  if redis.call('HDEL', group, 'lane:' .. campaigns) == 0 then return end
-  local flow = redis.call('HGET', group, 'priority') .. ':' .. campaigns
-  redis.call('LREM', root .. 'flow:' .. flow, 1, gid)
-  if redis.call('EXISTS', root .. 'flow:' .. flow) == 0 then
-    redis.call('ZREM', root .. 'ready:' .. string.sub(flow, 1, 1), campaigns)
-  end
 end
 
 -- Puts rows of (group, campaigns) to sleep until due_ms; promote.lua wakes them.

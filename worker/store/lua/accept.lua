@@ -43,8 +43,10 @@ local function gid_of(group)
   local gid = redis.call('GET', root .. 'gid:' .. key)
   if not gid then
     gid = string.format('%.0f', redis.call('HINCRBY', root .. 'next', 'group', 1))
-    redis.call('SET', root .. 'gid:' .. key, gid)
+    -- Both expire unless flush() finds live deliveries: a group may hold nothing but duplicates.
+    redis.call('SET', root .. 'gid:' .. key, gid, 'PX', retention)
     redis.call('HSET', root .. 'group:' .. gid, 'key', key, 'priority', group.priority, 'content', group.content)
+    redis.call('PEXPIRE', root .. 'group:' .. gid, retention)
   end
   group.gid = gid
   return gid

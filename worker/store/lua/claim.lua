@@ -22,13 +22,17 @@ local width, wanted = #words(campaigns), {}
 for _, name in ipairs(words(campaigns)) do wanted[name] = true end
 
 local ns, old, left = {}, {}, {}
+-- A delivery that was cancelled and then sent again is listed twice: by its old row and by its new one.
+local seen = {}
 
 -- Takes one row of a lane apart: into the batch if all of the call's campaigns still wait in it; what else
 -- still waits in it goes to the lane of just those campaigns.
 local function take(row, row_cells, names)
-  local members, rest, rest_names = {}, {}, {}
+  local members, rest, rest_names, waits = {}, {}, {}, {}
   for j = 1, #row do
-    if status_of(row_cells[j]) == 'p' and wanted[names[j]] then members[#members + 1] = j end
+    waits[j] = status_of(row_cells[j]) == 'p' and not seen[row[j]]
+    if waits[j] then seen[row[j]] = true end
+    if waits[j] and wanted[names[j]] then members[#members + 1] = j end
   end
   local whole = #members == width
   if whole then
@@ -38,7 +42,7 @@ local function take(row, row_cells, names)
     end
   end
   for j = 1, #row do
-    if status_of(row_cells[j]) == 'p' and not (whole and wanted[names[j]]) then
+    if waits[j] and not (whole and wanted[names[j]]) then
       rest[#rest + 1] = row[j]
       rest_names[#rest_names + 1] = names[j]
     end
