@@ -74,13 +74,7 @@ class Client:
         tls: ssl.SSLContext | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-<<<<<<< HEAD
-        """``tls`` replaces the default (verify with certifi's authorities); ``clock`` gives monotonic
-        seconds.
-        """
-=======
         """``tls`` replaces the default, certifi's authorities; ``clock`` gives monotonic seconds."""
->>>>>>> main
         self._clock = clock
         self._deadline = Deadline(clock)
         self._connect_timeout_seconds = connect_timeout_seconds

@@ -109,13 +109,7 @@ def counts_table(
     names: Mapping[int, str] | None = None,
     title: str | None = None,
 ) -> Table:
-<<<<<<< HEAD
-    """A row for each campaign, a column for each status that occurs, and sums where there are several
-    rows.
-    """
-=======
     """A row for each campaign, a column for each status that occurs; sums where there are several rows."""
->>>>>>> main
     campaigns = sorted({campaign for campaign, _ in counts})
     statuses = [status for status in Status if any(counts.get((c, status)) for c in campaigns)]
     held = frozenset(paused)

@@ -30,13 +30,7 @@ class When:
 
 
 def parse_when(text: str) -> When:
-<<<<<<< HEAD
-    """``15m``, ``2h``, ``3d`` (ago), or ISO 8601 with an offset. Raises ValueError with a phrase for
-    people.
-    """
-=======
     """``15m``, ``2h``, ``3d`` (ago), or ISO 8601 with an offset. Raises ValueError, its text for people."""
->>>>>>> main
     if found := _AGO.fullmatch(text):
         return When(ago_ms=int(found[1]) * _UNITS[found[2]] * 1000)
     if _INSTANT.fullmatch(text):
