@@ -1,4 +1,6 @@
-"""Refusals of every kind, from the intake to the outcome, against the sandbox: what each costs and whom it touches."""
+"""Refusals of every kind, from the intake to the outcome, against the sandbox: what each costs and whom it
+touches.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,11 @@ class Run:
     def enqueue(
         self, people: list[str], campaigns: tuple[int, ...] = (CAMPAIGN,), content: str = "A", **keys: Any
     ) -> str:
-        body = {"to": {"identity": people}, "campaign_id_list": campaigns, "ExternalTrigger": {"Name": content}}
+        body = {
+            "to": {"identity": people},
+            "campaign_id_list": campaigns,
+            "ExternalTrigger": {"Name": content},
+        }
         entry = self.raw.xadd(self.store.intake.stream, {"trigger": orjson.dumps(body | keys)}).decode()
         self.engine.wait_and_accept(0.0, lambda: False)
         self.engine._accepting._accept(self.store.intake.read("test", 1000, 0.001))
@@ -193,26 +199,28 @@ def test_a_campaign_that_does_not_exist_is_separated_from_the_others_of_its_call
     assert volley.calls <= 1 + 2 * 3
 
 
-def test_urgent_deliveries_pass_a_batch_that_is_being_split(run: Callable[..., Run], sandbox: Sandbox) -> None:
+def test_urgent_deliveries_pass_a_batch_that_is_being_split(
+    run: Callable[..., Run], sandbox: Sandbox
+) -> None:
     everyone = people(256)
     sandbox.change(bad_recipients=frozenset(everyone[100:104]))
     volley = run()
     volley.enqueue(everyone, priority="bulk")
-    view = volley.store.deliveries.view(3)
+    view = volley.store.deliveries.view()
     assert view is not None
     volley.engine._delivering.deliver(0.0, lambda: False)
-    volley.store.permits.acquire("t", 3, 60_000)
+    volley.store.permits.acquire("t", 60_000)
     batch, _ = volley.engine._delivering._claim(view, "t")
     assert batch is not None
     assert volley.engine._delivering._attempt(batch, view)
-    split = volley.store.deliveries.view(3)
+    split = volley.store.deliveries.view()
     assert split is not None
     assert split.flow == ()
     volley.enqueue(["vip"], content="code", priority="urgent")
-    urgent = volley.store.deliveries.view(3)
+    urgent = volley.store.deliveries.view()
     assert urgent is not None
     assert (urgent.priority, urgent.flow) == (Priority.URGENT.value[0], (CAMPAIGN,))
-    volley.store.permits.release("t", 3)
+    volley.store.permits.release("t")
     volley.settle_all()
     assert volley.statuses()[Status.ACCEPTED, Reason.NONE] == 253
 

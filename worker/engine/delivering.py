@@ -52,14 +52,14 @@ class Delivering:
         Ends at once when no permit is free: whoever holds one sees the work.
         """
         token, permits, parts = token_hex(8), self._store.permits, self._parts
-        if not permits.acquire(token, parts.permits, parts.lease_ms):
+        if not permits.acquire(token, parts.lease_ms):
             return
         end = parts.monotonic() + seconds
         called_for_help = False
         while not stopping() and parts.monotonic() < end:
-            view = self._store.deliveries.view(parts.permits)
+            view = self._store.deliveries.view()
             if view is None:
-                if permits.release_if_idle(token, parts.permits):
+                if permits.release_if_idle(token):
                     return
                 continue
             if view.over:
@@ -75,13 +75,13 @@ class Delivering:
             if batch is not None and not self._attempt(batch, view):
                 parts.hint()
                 return
-        if permits.release(token, parts.permits):
+        if permits.release(token):
             parts.hint()
 
     def _claim(self, view: View, token: str) -> tuple[Batch | None, bool]:
         """The batch to send next, and whether the view shows more work behind it."""
         if not view.flow:
-            return self._store.deliveries.claim_part(view.priority, token, self._parts.permits), True
+            return self._store.deliveries.claim_part(view.priority, token), True
         planned = plan(view, PROBE if view.probe else self._limits)
         if planned is None:
             return None, False

@@ -37,8 +37,7 @@ class Sweeping:
         self._recover()
         self._expire()
         self._store.deliveries.swept()
-        permits = self._parts.permits
-        if self._store.permits.free(permits) and self._store.deliveries.view(permits):
+        if self._store.permits.free() and self._store.deliveries.view():
             self._parts.hint()
 
     def _recover(self) -> None:

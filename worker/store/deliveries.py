@@ -109,6 +109,11 @@ class Batch:
     job: Job | None = None
     sent: bool = True  #: after a recovery: whether it was on the wire
 
+    @property
+    def gid(self) -> int:
+        """Its group."""
+        return self.members[0].row.group
+
     def __len__(self) -> int:
         """How many deliveries it carries."""
         return len(self.members) * len(self.campaigns)
@@ -182,7 +187,14 @@ class Deliveries:
     """Errors: redis.exceptions.RedisError; after one, the transition has happened whole or not at all."""
 
     def __init__(
-        self, client: RedisClient, scripts: Scripts, account: str, *, windows: Windows, retention_ms: int
+        self,
+        client: RedisClient,
+        scripts: Scripts,
+        account: str,
+        *,
+        windows: Windows,
+        retention_ms: int,
+        permits: int,
     ) -> None:
         self._client = client
         self._scripts = scripts
@@ -190,6 +202,7 @@ class Deliveries:
         self._stream = keys.intake(account)
         self._windows = windows
         self._retention_ms = retention_ms
+        self._permits = permits
 
     def accept(self, sections: Sequence[Section], unreadable: Sequence[Unreadable], permits: int) -> Filed:
         """Dedupes, files and acknowledges a chunk (at most 1000 deliveries) in one step; twice is once."""
@@ -233,9 +246,9 @@ class Deliveries:
         answer = self._scripts.run("accept", [self._root, self._stream, f"{self._root}dead"], *args)
         return Filed(*answer[:4])
 
-    def view(self, permits: int) -> View | None:
+    def view(self) -> View | None:
         """What is due now, or None when nothing may be sent."""
-        answer = self._scripts.run("view", [self._root], WINDOW, permits)
+        answer = self._scripts.run("view", [self._root], WINDOW, self._permits)
         if not answer:
             return None
         data = orjson.loads(answer)
@@ -277,14 +290,12 @@ class Deliveries:
         )
         return self._claimed(answer, token)
 
-    def claim_part(self, priority: str, token: str, permits: int) -> Batch | None:
+    def claim_part(self, priority: str, token: str) -> Batch | None:
         """Takes the next part of a refused batch that is being split; None when there was none (look again).
 
         Raises PermitLostError when the permit has lapsed.
         """
-        answer = self._scripts.run(
-            "claim_part", [self._root], token, priority, 1, self._retention_ms, permits
-        )
+        answer = self._scripts.run("claim_part", [self._root], token, priority, 1, self._retention_ms)
         batch = self._claimed(answer, token)
         return replace(batch, job=Job(*answer[7:10])) if batch else None
 

@@ -1,6 +1,6 @@
 -- Claims a part of a batch that was refused and is being split.
 --
--- KEYS  1 root          ARGV  1 permit token  2 priority letter  3 charge  4 retention (ms)  5 permits
+-- KEYS  1 root          ARGV  1 permit token  2 priority letter  3 charge  4 retention (ms)
 -- Result as claim.lua, and behind it { job, calls of the job so far, its budget };
 --        'LOST' when the permit has lapsed, 'NONE' when there was none (look again)
 --
