@@ -7,8 +7,8 @@ other before anything is sent.
 
 import ipaddress
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -60,6 +60,15 @@ class Unknown(StrEnum):
     RESEND = "resend"  #: It is retried like a failure: never a lost message, now and then a doubled one.
 
 
+class Stopped(StrEnum):
+    """What becomes of the deliveries of a campaign that CleverTap calls stopped, not ready or not
+    approved.
+    """
+
+    REJECT = "reject"  #: They end rejected, without further calls but a probe now and then.
+    WAIT = "wait"  #: They wait until a probe or an operator finds the campaign running.
+
+
 def choice(value: object) -> object:
     """Choices may be written in any case, and `endpoint = 2` as a number."""
     if isinstance(value, int) and not isinstance(value, bool):
@@ -69,6 +78,7 @@ def choice(value: object) -> object:
 
 RegionChoice = Annotated[Region, Field(strict=False), BeforeValidator(choice)]
 EndpointChoice = Annotated[Endpoint, Field(strict=False), BeforeValidator(choice)]
+StoppedChoice = Annotated[Stopped, Field(strict=False), BeforeValidator(choice)]
 UnknownChoice = Annotated[Unknown, Field(strict=False), BeforeValidator(choice)]
 InFlight = Annotated[int, Field(ge=1, le=100)]
 CallSeconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False), Unit("seconds")]
@@ -109,10 +119,17 @@ class CampaignPolicy:
     """How far a campaign's deliveries go before they are given up, and what an unknown one does."""
 
     unknown: Unknown
+    #: The same by priority (urgent, normal, bulk), where it differs.
+    unknown_by_priority: Mapping[str, Unknown] = field(default_factory=dict)
+    stopped: Stopped = Stopped.REJECT
     #: Attempts that a delivery gets at most, the first one included.
     max_attempts: int
     #: Seconds since it was accepted from the intake in which a delivery may be tried again.
     max_age_seconds: int
+
+    def unknown_of(self, priority: str) -> Unknown:
+        """What becomes of an unknown delivery of that priority."""
+        return self.unknown_by_priority.get(priority, self.unknown)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,8 @@ from config.accounts import (
     Recipients,
     Region,
     RegionChoice,
+    Stopped,
+    StoppedChoice,
     Unknown,
     UnknownChoice,
     choice,
@@ -64,6 +66,7 @@ class LogFormat(StrEnum):
 
 
 Deliveries = Annotated[int, Field(ge=1, le=1000)]
+Calls = Annotated[int, Field(ge=2, le=10_000)]
 Tasks = Annotated[int, Field(ge=1, le=1000)]
 BackoffSeconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False), Unit("seconds")]
 Bytes = Annotated[int, Field(ge=1024, le=67_108_864), Unit("bytes")]
@@ -152,6 +155,35 @@ class Environment(BaseSettings):
         Unknown.HOLD,
         description="What becomes of a delivery that may have been sent and got no answer: hold leaves it to "
         "an operator, resend tries again and may send twice.",
+    )
+    unknown_urgent: UnknownChoice | None = Field(
+        None,
+        description="The same for urgent triggers.",
+        json_schema_extra={"default_words": "VOLLEY_UNKNOWN"},
+    )
+    unknown_normal: UnknownChoice | None = Field(
+        None,
+        description="The same for normal triggers.",
+        json_schema_extra={"default_words": "VOLLEY_UNKNOWN"},
+    )
+    unknown_bulk: UnknownChoice | None = Field(
+        None,
+        description="The same for bulk triggers.",
+        json_schema_extra={"default_words": "VOLLEY_UNKNOWN"},
+    )
+    stopped: StoppedChoice = Field(
+        Stopped.REJECT,
+        description="What becomes of deliveries of a campaign that CleverTap calls stopped, not ready or not "
+        "approved: reject ends them, wait keeps them until it runs; either way it is probed now and then.",
+    )
+    split_calls: Calls = Field(
+        100,
+        description="Calls that may be spent on finding the bad part of one refused batch; what is not found "
+        "then ends rejected.",
+    )
+    bad_recipient_window: AgeSeconds = Field(
+        604_800,
+        description="Seconds in which a recipient that CleverTap called invalid is not called again.",
     )
     max_attempts: Attempts = Field(
         8, description="Attempts per delivery, the first included, before it is failed."

@@ -16,10 +16,10 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from config.accounts import Account, AccountDraft, CampaignPolicy, Endpoint, Region, Unknown
+from config.accounts import Account, AccountDraft, CampaignPolicy, Endpoint, Region, Stopped, Unknown
 from config.environment import PREFIX, Environment, LogFormat, LogLevel, Pool, check_names, describe, read
 from config.redis_url import RedisAddress, RedisSentinels, RedisServer, address_of
-from config.tables import Tables, path_words, read_tables
+from config.tables import CampaignTable, Tables, path_words, read_tables
 from config.wording import SettingsError, alternatives, number, shown
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "Region",
     "Settings",
     "SettingsError",
+    "Stopped",
     "Unknown",
     "describe",
     "load",
@@ -75,6 +76,10 @@ class Settings:
     #: Deliveries that one accept script files at most.
     chunk_deliveries: int
     max_trigger_bytes: int
+    #: Calls that finding the bad part of one refused batch may cost.
+    split_calls: int
+    #: How long a recipient that CleverTap called invalid is not called again.
+    bad_recipient_window_seconds: int
     pool: Pool
     #: Tasks that a worker runs at once.
     concurrency: int
@@ -143,7 +148,11 @@ def load(environ: Mapping[str, str] | None = None, *, require_account: bool = Tr
             f"or name a TOML file with accounts in {PREFIX}CONFIG."
         )
     default_policy = CampaignPolicy(
-        unknown=given.unknown, max_attempts=given.max_attempts, max_age_seconds=given.max_age
+        unknown=given.unknown,
+        unknown_by_priority=_by_priority(given),
+        stopped=given.stopped,
+        max_attempts=given.max_attempts,
+        max_age_seconds=given.max_age,
     )
     return Settings(
         redis_url=given.redis_url,
@@ -159,6 +168,8 @@ def load(environ: Mapping[str, str] | None = None, *, require_account: bool = Tr
         retention_seconds=given.retention,
         chunk_deliveries=given.chunk,
         max_trigger_bytes=given.max_trigger_bytes,
+        split_calls=given.split_calls,
+        bad_recipient_window_seconds=given.bad_recipient_window,
         pool=given.pool,
         concurrency=_concurrency(given, accounts),
         log_level=given.log_level,
@@ -255,12 +266,23 @@ def _policies(
             )
         policy = CampaignPolicy(
             unknown=table.unknown or default.unknown,
+            # A word for the campaign beats a word for the priority; one for both beats either.
+            unknown_by_priority={
+                **({} if table.unknown else default.unknown_by_priority),
+                **_by_priority(table),
+            },
+            stopped=table.stopped or default.stopped,
             max_attempts=table.max_attempts or default.max_attempts,
             max_age_seconds=table.max_age or default.max_age_seconds,
         )
         for name in accounts if table.account is None else (table.account,):
             policies[name, campaign_id] = policy
     return policies
+
+
+def _by_priority(given: Environment | CampaignTable) -> dict[str, Unknown]:
+    named = {"urgent": given.unknown_urgent, "normal": given.unknown_normal, "bulk": given.unknown_bulk}
+    return {priority: unknown for priority, unknown in named.items() if unknown is not None}
 
 
 def _concurrency(given: Environment, accounts: Mapping[str, Account]) -> int:

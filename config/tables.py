@@ -7,7 +7,8 @@ region = "in1"
 
 [campaigns.1709550110]
 account = "shop"                    # left out: this campaign of every account
-unknown = "resend"
+unknown = "resend"                  # or unknown_urgent, unknown_normal, unknown_bulk
+stopped = "wait"
 max_attempts = 3
 """
 
@@ -28,6 +29,7 @@ from config.accounts import (
     InFlight,
     Recipients,
     RegionChoice,
+    StoppedChoice,
     UnknownChoice,
 )
 from config.secret_values import read_secret_file, reason_of
@@ -76,6 +78,10 @@ class CampaignTable(_Table):
 
     account: str | None = None
     unknown: UnknownChoice | None = None
+    unknown_urgent: UnknownChoice | None = None
+    unknown_normal: UnknownChoice | None = None
+    unknown_bulk: UnknownChoice | None = None
+    stopped: StoppedChoice | None = None
     max_attempts: Attempts | None = None
     max_age: AgeSeconds | None = None
 

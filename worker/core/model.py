@@ -102,6 +102,10 @@ class Reason(IntEnum):
         return self.name.lower()
 
 
+#: Reasons by their number.
+REASONS: dict[int, Reason] = {reason.value: reason for reason in Reason}
+
+
 class Priority(StrEnum):
     """Which due work takes the next free permit. The first letter is its code in Redis keys."""
 

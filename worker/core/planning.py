@@ -45,13 +45,22 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What is due: the flow whose turn it is (its campaigns) and the groups at its front, oldest first."""
+    """What is due: the flow whose turn it is (its campaigns) and the groups at its front, oldest first.
+
+    No flow: the next call is a part of a refused batch that is being split.
+    """
 
     priority: str
     flow: tuple[int, ...]
     groups: tuple[Group, ...]
     blocked: frozenset[int]
     now_ms: int
+    over: bool = False  #: more permits are held than may be used now: give one back
+    normal: bool = True  #: the door is as usual: a call that goes well teaches nothing
+    #: what the next call tries out: a parked campaign, or * for the account; it is to be small
+    probe: str = ""
+    drop: bool = False  #: the campaigns are parked and their deliveries are to end without a call
+    bad: int = 0  #: changes whenever the recipients known as bad do
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from config.settings import Settings
 from worker.store.connection import AWAY, RedisClient, connect
 from worker.store.control import Control
 from worker.store.deliveries import Deliveries, Windows
+from worker.store.door import Door
 from worker.store.intake import Intake
 from worker.store.outcomes import Outcomes
 from worker.store.permits import Permits
@@ -18,13 +19,18 @@ __all__ = ["AWAY", "Store", "open_store"]
 class Store:
     """Everything of one account in Redis."""
 
-    def __init__(self, client: RedisClient, account: str, *, windows: Windows, retention_ms: int) -> None:
+    def __init__(
+        self, client: RedisClient, account: str, *, windows: Windows, retention_ms: int, permits: int = 3
+    ) -> None:
         scripts = Scripts(client)
         self._client = client
         self.account = account
         self.intake = Intake(client, scripts, account)
-        self.deliveries = Deliveries(client, scripts, account, windows=windows, retention_ms=retention_ms)
-        self.permits = Permits(client, scripts, account)
+        self.deliveries = Deliveries(
+            client, scripts, account, windows=windows, retention_ms=retention_ms, permits=permits
+        )
+        self.permits = Permits(client, scripts, account, permits)
+        self.door = Door(client, scripts, account)
         self.outcomes = Outcomes(client, account)
         self.control = Control(client, account)
 
@@ -44,4 +50,5 @@ def open_store(settings: Settings, account: str) -> Store:
         account,
         windows=Windows(settings.dedupe_key_window_seconds, settings.dedupe_window_seconds),
         retention_ms=settings.retention_seconds * 1000,
+        permits=settings.accounts[account].max_in_flight if account in settings.accounts else 1,
     )

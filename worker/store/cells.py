@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from worker.core.model import STATUS_CODES, Kind, Reason, Recipient, Status, Trigger
+from worker.core.model import REASONS, STATUS_CODES, Kind, Reason, Recipient, Status, Trigger
 
 CELL_BYTES = 26
 #: Deliveries in a segment.
@@ -25,7 +25,6 @@ EPOCH_MS = 1_577_836_800_000
 _CELL = struct.Struct(">cBHBIBIBHIBI")
 _TOLD = struct.Struct(">BBHIBI")
 _STATUS = {code.encode(): status for status, code in STATUS_CODES.items()}
-_REASONS = {reason.value: reason for reason in Reason}
 _KINDS = {kind.value[0]: kind for kind in Kind}
 
 
@@ -77,7 +76,7 @@ def read_cell(data: bytes) -> Cell:
     status, reason, http, b1, b4, u1, u4, attempts, c2, c4, f1, f4 = _CELL.unpack(data)
     return Cell(
         status=_STATUS[status],
-        reason=_REASONS.get(reason, Reason.NONE),
+        reason=REASONS.get(reason, Reason.NONE),
         http=http,
         batch=b1 << 32 | b4,
         updated_ms=(u1 << 32 | u4) + EPOCH_MS,
@@ -90,7 +89,7 @@ def read_cell(data: bytes) -> Cell:
 def read_told(data: bytes) -> list[Told]:
     """What a claim or a recovery returns of its cells, 13 bytes each."""
     return [
-        Told(_REASONS.get(reason, Reason.NONE), attempts, c2 << 32 | c4, (f1 << 32 | f4) + EPOCH_MS)
+        Told(REASONS.get(reason, Reason.NONE), attempts, c2 << 32 | c4, (f1 << 32 | f4) + EPOCH_MS)
         for reason, attempts, c2, c4, f1, f4 in _TOLD.iter_unpack(data)
     ]
 

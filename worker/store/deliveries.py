@@ -10,20 +10,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Any
 
 import orjson
 
-from worker.core.model import STATUS_CODES, Reason, Recipient, Status, Trigger
+from worker.core.model import STATUS_CODES, Priority, Reason, Recipient, Status, Trigger
 from worker.core.planning import Group, Lane, Plan, View
 from worker.store import keys
 from worker.store.cells import Row, Told, dedupe_digest, index_hash, pack_row, read_row, read_told
 from worker.store.connection import RedisClient
 from worker.store.intake import CONSUMERS
+from worker.store.outcomes import Outcome
 from worker.store.scripts import Scripts
 
 #: Groups that a view shows at most.
 WINDOW = 16
+#: The name under which parts of refused batches stand among the flows.
+SPLIT = "split"
+
+_PRIORITIES = {priority.value[0]: priority for priority in Priority}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +87,32 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
+class Job:
+    """The splitting that a batch is a part of: calls made for it so far, and how many it may make."""
+
+    number: int
+    calls: int
+    budget: int
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """What one call carries. ``token`` is the permit or, after a recovery, the fence of who took it over."""
 
     number: int
     token: str
-    gid: int
     digest: str
+    priority: Priority
     campaigns: tuple[int, ...]
     content: bytes = field(repr=False)
     members: tuple[Member, ...]
+    job: Job | None = None
+    sent: bool = True  #: after a recovery: whether it was on the wire
+
+    @property
+    def gid(self) -> int:
+        """Its group."""
+        return self.members[0].row.group
 
     def __len__(self) -> int:
         """How many deliveries it carries."""
@@ -101,6 +123,13 @@ class Batch:
         return self if len(members) == len(self.members) else replace(self, members=tuple(members))
 
 
+class SplitBy(StrEnum):
+    """Into which halves a refused batch is split."""
+
+    RECIPIENTS = "recipients"
+    CAMPAIGNS = "campaigns"
+
+
 @dataclass(frozen=True, slots=True)
 class Ending:
     """A delivery together with the dedupe key that it may hold (empty: none)."""
@@ -108,6 +137,15 @@ class Ending:
     delivery: int
     gid: int
     key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class KeptOut:
+    """A delivery that ends before its batch is sent, without having been sent."""
+
+    ending: Ending
+    status: Status
+    reason: Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +187,14 @@ class Deliveries:
     """Errors: redis.exceptions.RedisError; after one, the transition has happened whole or not at all."""
 
     def __init__(
-        self, client: RedisClient, scripts: Scripts, account: str, *, windows: Windows, retention_ms: int
+        self,
+        client: RedisClient,
+        scripts: Scripts,
+        account: str,
+        *,
+        windows: Windows,
+        retention_ms: int,
+        permits: int,
     ) -> None:
         self._client = client
         self._scripts = scripts
@@ -157,6 +202,7 @@ class Deliveries:
         self._stream = keys.intake(account)
         self._windows = windows
         self._retention_ms = retention_ms
+        self._permits = permits
 
     def accept(self, sections: Sequence[Section], unreadable: Sequence[Unreadable], permits: int) -> Filed:
         """Dedupes, files and acknowledges a chunk (at most 1000 deliveries) in one step; twice is once."""
@@ -201,35 +247,72 @@ class Deliveries:
         return Filed(*answer[:4])
 
     def view(self) -> View | None:
-        """What is due now, or None."""
-        answer = self._scripts.run("view", [self._root], WINDOW)
+        """What is due now, or None when nothing may be sent."""
+        answer = self._scripts.run("view", [self._root], WINDOW, self._permits)
         if not answer:
             return None
         data = orjson.loads(answer)
         groups = tuple(
             Group(g["gid"], tuple(Lane(_campaigns(c), rows, since) for c, rows, since in g["lanes"] or ()))
-            for g in data["groups"]
+            for g in data.get("groups") or ()
         )
-        blocked = frozenset(int(c) for c in data.get("blocked") or ())
-        return View(data["priority"], _campaigns(data["campaigns"]), groups, blocked, data["now_ms"])
+        return View(
+            priority=data["priority"],
+            flow=() if data["flow"] == SPLIT else _campaigns(data["flow"]),
+            groups=groups,
+            blocked=frozenset(int(c) for c in data.get("shut") or ()),
+            now_ms=data["now_ms"],
+            over=data["over"],
+            normal=data["normal"],
+            probe=data.get("probe", ""),
+            drop=data.get("drop", False),
+            bad=data["bad"],
+        )
 
-    def claim(self, plan: Plan, token: str) -> Batch | None:
-        """Takes a plan's rows as a batch; None when they were gone (look again).
+    def claim(self, plan: Plan, token: str, probe: str = "") -> Batch | None:
+        """Takes a plan's rows as a batch; None when they were gone or somebody else probes (look again).
 
         Raises PermitLostError when the permit has lapsed.
         """
         takes = [value for take in plan.takes for value in (_csv(take.lane), take.rows)]
-        flow = f"{plan.priority}:{_csv(plan.flow)}"
         answer = self._scripts.run(
-            "claim", [self._root], token, plan.gid, _csv(plan.campaigns), flow, 1, self._retention_ms, *takes
+            "claim",
+            [self._root],
+            token,
+            plan.gid,
+            _csv(plan.campaigns),
+            plan.priority,
+            _csv(plan.flow),
+            1,
+            self._retention_ms,
+            probe,
+            *takes,
         )
+        return self._claimed(answer, token)
+
+    def claim_part(self, priority: str, token: str) -> Batch | None:
+        """Takes the next part of a refused batch that is being split; None when there was none (look again).
+
+        Raises PermitLostError when the permit has lapsed.
+        """
+        answer = self._scripts.run("claim_part", [self._root], token, priority, 1, self._retention_ms)
+        batch = self._claimed(answer, token)
+        return replace(batch, job=Job(*answer[7:10])) if batch else None
+
+    def _claimed(self, answer: Any, token: str) -> Batch | None:
         if answer == b"LOST":
             raise PermitLostError
-        return None if answer == b"NONE" else _batch(answer, token, plan.gid, plan.campaigns)
+        return None if answer == b"NONE" else _batch(answer, token)
 
-    def mark(self, batch: Batch, lease_ms: int, expired: Sequence[Ending] = ()) -> bool:
-        """Marks a batch "on the wire"; the ``expired`` ones end here. False: the batch or permit is lost."""
-        ended = [value for ending in expired for value in (ending.delivery, ending.key)]
+    def mark(self, batch: Batch, lease_ms: int, kept_out: Sequence[KeptOut] = ()) -> bool:
+        """Marks a batch "on the wire"; what is ``kept_out`` of it ends here. False: the batch or permit is
+        lost.
+        """
+        ended = [
+            value
+            for each in kept_out
+            for value in (each.ending.delivery, STATUS_CODES[each.status], int(each.reason), each.ending.key)
+        ]
         return bool(
             self._scripts.run(
                 "mark", [self._root], batch.number, batch.token, lease_ms, self._retention_ms, *ended
@@ -245,6 +328,8 @@ class Deliveries:
         fates: Sequence[FateRow],
         assignment: bytes,
         freed: Iterable[Ending],
+        split: SplitBy | None = None,
+        budget: int = 0,
     ) -> bool:
         """Gives each delivery of a batch its fate. ``assignment`` holds the number (from 1) of each one's
         fate,
@@ -270,6 +355,8 @@ class Deliveries:
                 http,
                 text,
                 self._retention_ms,
+                budget,
+                split or "",
                 len(fates),
                 *table,
                 assignment,
@@ -286,12 +373,14 @@ class Deliveries:
         """Takes over one batch whose lease has ended.
 
         False: there is none. True: it had not been sent and is pending again. A Batch: it may have been sent,
-        and is now to be settled with ``token``.
+        and is now to be settled with ``token``. One that is not ``sent`` was claimed by workers that died
+        of it,
+        one after the other.
         """
         answer = self._scripts.run("recover", [self._root], token, lease_ms, self._retention_ms)
         if isinstance(answer, bytes):
             return answer == b"BACK"
-        return _batch(answer, token, 0, _campaigns(answer[6].decode()))
+        return replace(_batch(answer, token), sent=answer[7] == b"wire")
 
     def finish(
         self, status: Status, reason: Reason, may_end: Iterable[Status], endings: Sequence[Ending]
@@ -350,6 +439,10 @@ class Deliveries:
             return Ending(delivery, row.group, b"")
         return Ending(delivery, row.group, dedupe_digest(campaign, row.recipient, row.dedupe_key, digest))
 
+    def ending_of(self, outcome: Outcome) -> Ending:
+        """The delivery of an outcome with the dedupe key that it was accepted under."""
+        return self.key_of(outcome.delivery, outcome.campaign, outcome.row, outcome.digest)
+
     def window_of(self, row: Row) -> int:
         """The dedupe window of a delivery, seconds."""
         return self._windows.of(row.dedupe_key, row.dedupe_window_seconds)
@@ -368,11 +461,12 @@ def _campaigns(csv: str) -> tuple[int, ...]:
     return tuple(map(int, csv.split(",")))
 
 
-def _batch(answer: Sequence[Any], token: str, gid: int, campaigns: tuple[int, ...]) -> Batch:
-    """A batch as claim.lua and recover.lua answer it."""
-    number, content, csv, told_bytes, rows, key, *_ = answer
+def _batch(answer: Sequence[Any], token: str) -> Batch:
+    """A batch as the claiming scripts answer it."""
+    number, content, csv, told_bytes, rows, key, names, *_ = answer
     numbers = tuple(map(int, csv.split(b",")))
     told = read_told(told_bytes)
+    campaigns = _campaigns(names.decode())
     width = len(campaigns)
     members = tuple(
         Member(numbers[i * width : (i + 1) * width], tuple(told[i * width : (i + 1) * width]), read_row(row))
@@ -381,8 +475,8 @@ def _batch(answer: Sequence[Any], token: str, gid: int, campaigns: tuple[int, ..
     return Batch(
         number=number,
         token=token,
-        gid=gid or members[0].row.group,
         digest=key[1:].decode(),
+        priority=_PRIORITIES[key[:1].decode()],
         campaigns=campaigns,
         content=content,
         members=members,

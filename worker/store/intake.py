@@ -87,6 +87,11 @@ class Intake:
             return []
         return [_entry(*item) for item in items]
 
+    def deliveries(self, first: str, last: str) -> dict[str, int]:
+        """How often each unfinished entry between these ids was given to a consumer."""
+        found = self._client.xpending_range(self.stream, CONSUMERS, first, last, 1000)
+        return {item["message_id"].decode(): item["times_delivered"] for item in found}
+
     def progress(self, entry: str) -> int:
         """The next piece wanted of a trigger that is accepted in pieces."""
         return int(self._client.hget(f"{self._root}accepting", entry) or 0)

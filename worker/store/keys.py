@@ -7,7 +7,7 @@ the numbered keys from it; lua/_prelude.lua explains segments, lanes, flows and 
     nonce:<id>          string    an append that was made, and the entries it gave
     dead                stream    triggers that could not be understood, with their reason
     accepting           hash      entry id -> next piece of a trigger that is larger than a chunk
-    next                hash      the last numbers given: delivery, group, batch
+    next                hash      the last numbers given: delivery, group, batch, job
     gid:<p><digest>     string    the number of the group (priority, content)
     group:<gid>         hash      a group: content, priority, live deliveries, its lanes
     lane:<gid>:<c,c>    list      rows that wait for the same campaigns of the same group
@@ -20,6 +20,12 @@ the numbered keys from it; lua/_prelude.lua explains segments, lanes, flows and 
     d:<digest>          string    dedupe key -> the delivery that holds it
     ix:<day>:<bucket>   string    hashes of recipients, trigger ids and producer's ids -> deliveries; days
     (zset)
+    split:<p>           list      parts of refused batches;  job:<j> (hash): calls made for one, and its
+    budget
+    splitting           zset      batches in flight that are such parts, by end of lease
+    door                hash      permits that may be used, and until when none may
+    parked, probes      hash      campaigns (or * for the account) that are not called, and who tries them
+    bad                 zset      recipients that CleverTap called invalid, by when that is forgotten
     counts              hash      <campaign>:<status letter> -> deliveries kept in Redis
     permits, acceptors  zset      leases
     swept               string    when a sweep last ran, epoch ms

@@ -16,28 +16,35 @@ from worker.store.scripts import Scripts
 class Permits:
     """The leases of one account. Errors: redis.exceptions.RedisError."""
 
-    def __init__(self, client: RedisClient, scripts: Scripts, account: str) -> None:
+    def __init__(self, client: RedisClient, scripts: Scripts, account: str, most: int) -> None:
         self._client = client
         self._scripts = scripts
+        self._most = most
         self._root = keys.root(account)
 
-    def acquire(self, token: str, most: int, lease_ms: int) -> bool:
-        """Takes (or renews) a permit for ``token`` unless ``most`` others are held."""
-        return bool(self._scripts.run("acquire", [self._root, f"{self._root}permits"], token, most, lease_ms))
+    def acquire(self, token: str, lease_ms: int) -> bool:
+        """Takes (or renews) a permit for ``token`` unless all are held: the account's, or fewer when
+        throttled.
+        """
+        return bool(
+            self._scripts.run(
+                "acquire", [self._root, f"{self._root}permits"], token, self._most, lease_ms, "1"
+            )
+        )
 
     def release_if_idle(self, token: str) -> bool:
         """Gives the permit back when nothing is due, in one step with looking; False: there is work, it is
         kept.
         """
-        return not self._scripts.run("release", [self._root], token, "")
+        return not self._scripts.run("release", [self._root], token, "", self._most)
 
     def release(self, token: str) -> bool:
         """Gives the permit back in any case; whether work is due."""
-        return bool(self._scripts.run("release", [self._root], token, "1"))
+        return bool(self._scripts.run("release", [self._root], token, "1", self._most))
 
-    def free(self, most: int) -> int:
+    def free(self) -> int:
         """How many permits could be taken now."""
-        return max(0, most - int(self._scripts.run("held", [self._root, f"{self._root}permits"])))
+        return max(0, self._most - int(self._scripts.run("held", [self._root, f"{self._root}permits"])))
 
     def seated(self) -> int:
         """How many accept tasks wait at the intake."""
@@ -46,7 +53,7 @@ class Permits:
     def sit(self, token: str, most: int, lease_ms: int) -> bool:
         """Takes (or renews) a place among the waiting accept tasks."""
         return bool(
-            self._scripts.run("acquire", [self._root, f"{self._root}acceptors"], token, most, lease_ms)
+            self._scripts.run("acquire", [self._root, f"{self._root}acceptors"], token, most, lease_ms, "")
         )
 
     def stand_up(self, token: str) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from worker.core.model import LIVE, Status
+from worker.core.model import LIVE, Priority, Status
 from worker.store import keys
 from worker.store.connection import RedisClient
+from worker.store.door import ParkedThing, read_parked
 from worker.store.outcomes import read_counts
 
 
@@ -21,6 +22,10 @@ class Snapshot:
     accept_tasks: int  #: accept tasks that wait at the intake; 0 for long means that no worker runs
     next_due_ms: int | None  #: when the next retrying or scheduled delivery is due
     paused: frozenset[str]  #: campaigns that are held back, or ``*``
+    parked: tuple[ParkedThing, ...]  #: what the API's refusals keep shut
+    permits_usable: int | None  #: fewer than the account has while others use its slots; None: all
+    held_until_ms: int | None  #: no call before then (throttled)
+    splitting: int  #: parts of refused batches that wait
     swept_ms: int | None  #: when a sweep last ran; old or None means that beat does not run
     now_ms: int
 
@@ -47,7 +52,12 @@ def read_status(client: RedisClient, account: str) -> Snapshot:
     pipe.zrange(f"{root}due", 0, 0, withscores=True)
     pipe.smembers(f"{root}paused")
     pipe.get(f"{root}swept")
-    (seconds, micros), counts, intake, dead, permits, acceptors, due, paused, swept = pipe.execute()
+    pipe.hgetall(f"{root}parked")
+    pipe.hmget(f"{root}door", "limit", "hold")
+    for priority in Priority:
+        pipe.llen(f"{root}split:{priority.value[0]}")
+    (seconds, micros), counts, intake, dead, permits, acceptors, due, paused, swept, *door = pipe.execute()
+    parked, (limit, hold), *parts = door
     now_ms = int(seconds) * 1000 + int(micros) // 1000
     return Snapshot(
         counts=read_counts(counts),
@@ -57,6 +67,10 @@ def read_status(client: RedisClient, account: str) -> Snapshot:
         accept_tasks=sum(score > now_ms for _, score in acceptors),
         next_due_ms=int(due[0][1]) if due else None,
         paused=frozenset(name.decode() for name in paused),
+        parked=tuple(read_parked(parked)),
+        permits_usable=int(limit) if limit else None,
+        held_until_ms=int(float(hold)) if hold and float(hold) > now_ms else None,
+        splitting=sum(parts),
         swept_ms=int(swept) if swept else None,
         now_ms=now_ms,
     )

@@ -203,6 +203,23 @@ local function push(command, key, items)
   end
 end
 
+-- Puts a flow among the ready ones, at its own turn or the present one, whichever is later.
+local function make_ready(priority, flow)
+  local turn = tonumber(redis.call('HGET', root .. 'turns', priority) or '0')
+  local own = tonumber(redis.call('HGET', root .. 'turns', priority .. ':' .. flow) or '0')
+  redis.call('ZADD', root .. 'ready:' .. priority, 'NX', math.max(turn, own), flow)
+end
+
+-- Charges a flow for a call, after its weight: so each flow gets calls by its weight.
+local function charge_turn(priority, flow, charge)
+  local ready = root .. 'ready:' .. priority
+  local score = redis.call('ZSCORE', ready, flow)
+  local name = priority .. ':' .. flow
+  local turn = tonumber(score or redis.call('HGET', root .. 'turns', name) or '0')
+  redis.call('HSET', root .. 'turns', priority, turn, name, turn + charge)
+  if score then redis.call('ZADD', ready, turn + charge, flow) end
+end
+
 -- Files rows as waiting in the lane (group, campaigns). `flow:<priority>:<campaigns>` lists the groups
 -- with rows in that lane, each once; `ready:<priority>` ranks the flows that have any (by fair turn).
 local function file(gid, campaigns, rows)
@@ -211,9 +228,7 @@ local function file(gid, campaigns, rows)
     local priority = redis.call('HGET', group, 'priority')
     local flow = priority .. ':' .. campaigns
     if redis.call('RPUSH', root .. 'flow:' .. flow, gid) == 1 then
-      local turn = tonumber(redis.call('HGET', root .. 'turns', priority) or '0')
-      local own = tonumber(redis.call('HGET', root .. 'turns', flow) or '0')
-      redis.call('ZADD', root .. 'ready:' .. priority, math.max(turn, own), campaigns)
+      make_ready(priority, campaigns)
     end
   end
   push('RPUSH', root .. 'lane:' .. gid .. ':' .. campaigns, rows)
@@ -231,4 +246,105 @@ local function free_key(digest, n)
   if digest == '' then return end
   local key = root .. 'd:' .. digest
   if redis.call('GET', key) == string.format('%.0f', n) then redis.call('DEL', key) end
+end
+
+-- What may be sent. `paused` (a set) is an operator's word; `parked` (a hash: campaign or * -> JSON) is what the
+-- API's refusals have taught: nothing goes there before `until`, then one small probe at a time (`probes`: name
+-- -> end of its lease). `door` (a hash) holds how many permits may be used now and until when none may.
+
+-- How many permits may be used: all that the account has, or fewer while others use its slots.
+local function permits_now(most)
+  return math.min(most, tonumber(redis.call('HGET', root .. 'door', 'limit') or most))
+end
+
+local function load_parks()
+  local parks = {}
+  local fields = redis.call('HGETALL', root .. 'parked')
+  for i = 1, #fields, 2 do parks[fields[i]] = cjson.decode(fields[i + 1]) end
+  return parks
+end
+
+-- 'open', 'shut', 'probe' (one small call may try it) or 'drop' (ends rejected without a call).
+local function state_of(name, paused, parks)
+  if paused[name] then return 'shut' end
+  local park = parks[name]
+  if not park then return 'open' end
+  if park['until'] <= now and tonumber(redis.call('HGET', root .. 'probes', name) or '0') <= now then return 'probe' end
+  return park.drop and 'drop' or 'shut'
+end
+
+-- The work whose turn it is, or nil: { priority, flow, open, shut (lists of campaigns), probe (a name or nil),
+-- drop (true when the open ones are to end without a call) }.
+local function next_work(most)
+  local paused = {}
+  for _, name in ipairs(redis.call('SMEMBERS', root .. 'paused')) do paused[name] = true end
+  if tonumber(redis.call('HGET', root .. 'door', 'hold') or '0') > now then return nil end
+  local parks = load_parks()
+  local account = state_of('*', paused, parks)
+  if account ~= 'open' and account ~= 'probe' then return nil end
+  for _, priority in ipairs({ 'u', 'n', 'b' }) do
+    for _, flow in ipairs(redis.call('ZRANGE', root .. 'ready:' .. priority, 0, -1)) do
+      if flow == 'split' then
+        -- Splitting never takes all permits, and no probe.
+        local busy = redis.call('ZCOUNT', root .. 'splitting', '(' .. now, '+inf')
+        if account == 'open' and busy < math.max(1, permits_now(most) - 1) then
+          return { priority = priority, flow = flow }
+        end
+      else
+        local by = { open = {}, shut = {}, probe = {}, drop = {} }
+        for _, name in ipairs(words(flow)) do table.insert(by[state_of(name, paused, parks)], name) end
+        local found = { priority = priority, flow = flow, shut = by.shut }
+        local function shut(list, from)
+          for i = from, #list do table.insert(found.shut, list[i]) end
+        end
+        if #by.open > 0 then
+          shut(by.probe, 1)
+          shut(by.drop, 1)
+          found.probe = account == 'probe' and '*' or nil
+          return found
+        elseif #by.probe > 0 and account == 'open' then
+          shut(by.probe, 2)
+          shut(by.drop, 1)
+          found.probe = by.probe[1]
+          return found
+        elseif #by.drop > 0 then
+          shut(by.probe, 1)
+          found.drop = true
+          return found
+        end
+      end
+    end
+  end
+  return nil
+end
+
+-- Makes the deliveries ns a batch that is claimed by a permit's holder; returns its number and the new cells.
+local function make_batch(ns, old, gid, campaigns, token, lease, job)
+  local batch = redis.call('HINCRBY', root .. 'next', 'batch', 1)
+  local in_flight, first, new = string.sub(head('i', 0, 0, batch), 3), struct.pack('>I5', now - EPOCH), {}
+  for i, cell in ipairs(old) do
+    local rest = string.sub(cell, HEAD + 1)
+    if attempts_of(cell) == 0 then rest = string.sub(rest, 1, 7) .. first end
+    -- The reason stays: it remembers whether an earlier attempt may have been sent.
+    new[i] = 'i' .. string.sub(cell, 2, 2) .. in_flight .. rest
+  end
+  write_cells(ns, gid, old, new)
+  redis.call('HSET', root .. 'batch:' .. batch, 'state', 'claimed', 'token', token, 'gid', gid,
+    'campaigns', campaigns, 'rows', table.concat(ns, ','), 'job', job)
+  redis.call('ZADD', root .. 'flight', lease, batch)
+  if job ~= '' then redis.call('ZADD', root .. 'splitting', lease, batch) end
+  return batch, new
+end
+
+-- What the holder of a batch is told of it.
+local function tell(batch, gid, campaigns, ns, cells)
+  local group = redis.call('HMGET', root .. 'group:' .. gid, 'content', 'key')
+  return { batch, group[1], table.concat(ns, ','), told(cells), read_rows(ns, #words(campaigns)), group[2], campaigns }
+end
+
+-- Takes a batch off the books of what is in flight.
+local function drop_batch(batch)
+  redis.call('DEL', root .. 'batch:' .. batch)
+  redis.call('ZREM', root .. 'flight', batch)
+  redis.call('ZREM', root .. 'splitting', batch)
 end

@@ -1,19 +1,22 @@
 -- Claims a batch: takes rows out of a group's lanes and makes their deliveries in_flight.
 --
 -- KEYS  1 root
--- ARGV  1 permit token  2 gid  3 campaigns of the call (sorted, with commas)  4 flow charged for it
---       5 charge (in calls, after its weight)  6 retention (ms)  7... { lane, rows to take } pairs
+-- ARGV  1 permit token  2 gid  3 campaigns of the call (sorted, with commas)  4 priority letter  5 flow charged
+--       6 charge (in calls, after its weight)  7 retention (ms)  8 what this call probes ('' for nothing)
+--       9... { lane, rows to take } pairs
 -- Result { batch, content, csv of deliveries (row by row, one for each campaign),
---          what its cells say (13 bytes a delivery: reason 1, tail 12), JSON rows, key of the group }
+--          what its cells say (13 bytes a delivery: reason 1, tail 12), JSON rows, key of the group, campaigns }
 --        or 'LOST' when the permit has lapsed, or 'NONE' when the rows were gone (look again)
 --
 -- A row of a lane that wants more campaigns than the call has goes on waiting for the others.
 -- Nothing is on the wire yet: a batch whose worker dies now goes back unharmed (recover.lua).
 
-local token, gid, campaigns, flow = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local charge, retention = tonumber(ARGV[5]), tonumber(ARGV[6])
+local token, gid, campaigns, probe = ARGV[1], ARGV[2], ARGV[3], ARGV[8]
 local lease = tonumber(redis.call('ZSCORE', root .. 'permits', token) or '0')
 if lease <= now then return 'LOST' end
+if probe ~= '' then
+  if tonumber(redis.call('HGET', root .. 'probes', probe) or '0') > now then return 'NONE' end
+end
 
 local width, wanted = #words(campaigns), {}
 for _, name in ipairs(words(campaigns)) do wanted[name] = true end
@@ -53,7 +56,7 @@ local function take(row, row_cells, names)
 end
 
 local budget = 5000 -- rows looked at: a long stretch of cancelled ones is cleared over several calls
-for i = 7, #ARGV, 2 do
+for i = 9, #ARGV, 2 do
   local lane, need = ARGV[i], tonumber(ARGV[i + 1])
   local names = words(lane)
   while need > 0 and budget > 0 do
@@ -76,28 +79,8 @@ end
 for name, rows in pairs(left) do file(gid, name, rows) end
 if #ns == 0 then return 'NONE' end
 
-local batch = redis.call('HINCRBY', root .. 'next', 'batch', 1)
-local in_flight, first, new = head('i', 0, 0, batch), struct.pack('>I5', now - EPOCH), {}
-for i, cell in ipairs(old) do
-  local rest = string.sub(cell, HEAD + 1)
-  if attempts_of(cell) == 0 then rest = string.sub(rest, 1, 7) .. first end
-  -- The reason stays: it remembers whether an earlier attempt may have been sent.
-  new[i] = 'i' .. string.sub(cell, 2, 2) .. string.sub(in_flight, 3) .. rest
-end
-write_cells(ns, gid, old, new)
-flush(retention)
-
-local csv = table.concat(ns, ',')
-redis.call('HSET', root .. 'batch:' .. batch, 'state', 'claimed', 'token', token, 'gid', gid,
-  'campaigns', campaigns, 'rows', csv)
-redis.call('ZADD', root .. 'flight', lease, batch)
-
--- The flow's turn: served flows move back by what they used, so each gets calls by its weight.
-local priority = string.sub(flow, 1, 1)
-local score = redis.call('ZSCORE', root .. 'ready:' .. priority, string.sub(flow, 3))
-local turn = tonumber(score or redis.call('HGET', root .. 'turns', flow) or '0')
-redis.call('HSET', root .. 'turns', priority, turn, flow, turn + charge)
-if score then redis.call('ZADD', root .. 'ready:' .. priority, turn + charge, string.sub(flow, 3)) end
-
-local group = redis.call('HMGET', root .. 'group:' .. gid, 'content', 'key')
-return { batch, group[1], csv, told(new), read_rows(ns, width), group[2] }
+if probe ~= '' then redis.call('HSET', root .. 'probes', probe, lease) end
+local batch, cells = make_batch(ns, old, gid, campaigns, token, lease, '')
+charge_turn(ARGV[4], ARGV[5], tonumber(ARGV[6]))
+flush(tonumber(ARGV[7]))
+return tell(batch, gid, campaigns, ns, cells)

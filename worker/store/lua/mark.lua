@@ -2,7 +2,8 @@
 --
 -- KEYS  1 root
 -- ARGV  1 batch  2 permit token  3 lease (ms), counted from now  4 retention (ms)
---       5... { delivery, dedupe digest or '' } pairs whose expires_at has passed: they end here
+--       5... { delivery, status letter, reason, dedupe digest or '' } quadruples that end here without being sent
+--       (expired, or kept out of a shared call)
 -- Result 1, or 0 when the permit or the batch is no longer this holder's: then nothing may be sent
 --
 -- From here to its settlement the batch may have been sent. The permit is leased anew, so that it outlives
@@ -17,15 +18,16 @@ if held[1] == 'wire' then return 1 end
 if tonumber(redis.call('ZSCORE', root .. 'permits', token) or '0') <= now then return 0 end
 
 if #ARGV > 4 then
-  local ended, keys, ns = {}, {}, {}
-  for i = 5, #ARGV, 2 do
-    ns[#ns + 1] = tonumber(ARGV[i])
-    ended[ns[#ns]] = true
-    free_key(ARGV[i + 1], ns[#ns])
+  local ended, ns, heads = {}, {}, {}
+  for i = 5, #ARGV, 4 do
+    local n = tonumber(ARGV[i])
+    ns[#ns + 1] = n
+    ended[n] = true
+    heads[#heads + 1] = head(ARGV[i + 1], tonumber(ARGV[i + 2]), 0, tonumber(batch))
+    free_key(ARGV[i + 3], n)
   end
   local old, new = read_cells(ns), {}
-  local expired = head('e', 15, 0, tonumber(batch))
-  for i, cell in ipairs(old) do new[i] = expired .. string.sub(cell, HEAD + 1) end
+  for i, cell in ipairs(old) do new[i] = heads[i] .. string.sub(cell, HEAD + 1) end
   write_cells(ns, held[3], old, new)
   flush(retention)
   local kept = {}
@@ -33,8 +35,7 @@ if #ARGV > 4 then
     if not ended[n] then kept[#kept + 1] = n end
   end
   if #kept == 0 then
-    redis.call('DEL', key)
-    redis.call('ZREM', root .. 'flight', batch)
+    drop_batch(batch)
     return 1
   end
   redis.call('HSET', key, 'rows', table.concat(kept, ','))
@@ -43,4 +44,5 @@ end
 redis.call('HSET', key, 'state', 'wire', 'since', now)
 redis.call('ZADD', root .. 'permits', lease, token)
 redis.call('ZADD', root .. 'flight', lease, batch)
+redis.call('ZADD', root .. 'splitting', 'XX', lease, batch)
 return 1

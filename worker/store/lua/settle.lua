@@ -2,19 +2,24 @@
 --
 -- KEYS  1 root
 -- ARGV  1 batch  2 token  3 http code  4 vendor's text ('' for none)  5 retention (ms)
---       6 fates F, then F x { status letter, reason, attempts added (0 or 1), due in ms (-1: none) }
+--       6 budget of calls for splitting  7 how to split: '' (not), 'recipients' or 'campaigns'
+--       8 fates F, then F x { status letter, reason, attempts added (0 or 1), due in ms (-1: none) }
 --       then assignment: one byte for each delivery of the batch (1 = first fate), or one byte for all
 --       then { delivery, dedupe digest } pairs whose keys are freed
 -- Result 1, or 0 when the batch was taken over or settled already: then nothing changes
+--
+-- A batch that was only claimed can be settled too: then its holder has not sent it and will not.
+-- To split it, its fates are pending ones: its two halves become parts of a splitting job.
 
 local batch, token, http, text, retention = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 local key = root .. 'batch:' .. batch
-local held = redis.call('HMGET', key, 'state', 'token', 'gid', 'rows', 'campaigns')
-if held[1] ~= 'wire' or held[2] ~= token then return 0 end
-local gid, ns, campaigns = held[3], numbers(held[4]), words(held[5])
+local held = redis.call('HMGET', key, 'state', 'token', 'gid', 'rows', 'campaigns', 'job')
+if not held[1] or held[2] ~= token then return 0 end
+local gid, ns, campaigns, job = held[3], numbers(held[4]), words(held[5]), held[6] or ''
+local how = ARGV[7]
 
-local fates, at = {}, 7
-for i = 1, tonumber(ARGV[6]) do
+local fates, at = {}, 9
+for i = 1, tonumber(ARGV[8]) do
   local status = ARGV[at]
   fates[i] = { status = status, counted = tonumber(ARGV[at + 2]), due = tonumber(ARGV[at + 3]),
     head = head(status, tonumber(ARGV[at + 1]), http, tonumber(batch)) }
@@ -31,7 +36,7 @@ for first = 1, #ns, width do
     local number = string.byte(assignment, uniform and 1 or i)
     local fate = fates[number]
     new[i] = fate.head .. tail_after(old[i], fate.counted)
-    if LIVE[fate.status] then
+    if LIVE[fate.status] and how == '' then
       kept[number] = kept[number] or { {}, {} }
       table.insert(kept[number][1], ns[i])
       table.insert(kept[number][2], campaigns[i - first + 1])
@@ -55,9 +60,40 @@ end
 for i = at + 1, #ARGV, 2 do free_key(ARGV[i + 1], tonumber(ARGV[i])) end
 flush(retention)
 
-redis.call('ZREM', root .. 'flight', batch)
-redis.call('DEL', key)
+if job ~= '' and held[1] == 'wire' then
+  redis.call('HINCRBY', root .. 'job:' .. job, 'calls', 1)
+end
+if held[1] == 'wire' then redis.call('HDEL', root .. 'group:' .. gid, 'crashes') end
+drop_batch(batch)
 if text ~= '' then
   redis.call('SET', root .. 'said:' .. batch, text, 'PX', retention)
 end
+if how == '' then return 1 end
+
+-- Two halves: of the campaigns, or of the recipients.
+if job == '' then
+  job = redis.call('HINCRBY', root .. 'next', 'job', 1)
+  redis.call('HSET', root .. 'job:' .. job, 'calls', 0, 'budget', ARGV[6])
+  redis.call('PEXPIRE', root .. 'job:' .. job, retention)
+end
+local function part(first_row, last_row, first_column, last_column)
+  local rows = {}
+  for row = first_row, last_row do
+    local base = (row - 1) * width
+    rows[#rows + 1] = row_of({ unpack(ns, base + first_column, base + last_column) })
+  end
+  return job .. ' ' .. gid .. ' ' .. table.concat(campaigns, ',', first_column, last_column) .. ' '
+    .. table.concat(rows, ' ')
+end
+local height, parts = #ns / width, nil
+if how == 'campaigns' then
+  local middle = math.ceil(width / 2)
+  parts = { part(1, height, 1, middle), part(1, height, middle + 1, width) }
+else
+  local middle = math.ceil(height / 2)
+  parts = { part(1, middle, 1, width), part(middle + 1, height, 1, width) }
+end
+local priority = redis.call('HGET', root .. 'group:' .. gid, 'priority')
+redis.call('LPUSH', root .. 'split:' .. priority, parts[2], parts[1])
+make_ready(priority, 'split')
 return 1

@@ -1,39 +1,34 @@
 -- What is due now, for the planner: the flow whose turn it is, and the groups at its front.
 --
--- KEYS  1 root          ARGV  1 groups wanted at most
--- Result '' when nothing may be sent, else JSON { priority, campaigns, blocked: [campaign...], groups:
---   [ { gid, lanes: [ [campaigns, rows waiting, since_ms] ... ] } ... ], now_ms }
+-- KEYS  1 root          ARGV  1 groups wanted at most  2 permits that the account has
+-- Result '' when nothing may be sent, else JSON { priority, flow, now_ms, over (more permits are held than may
+--   be used now), normal (the door is as usual: nothing to report of a call that went well), probe, drop,
+--   shut: [campaign...], groups: [ { gid, lanes: [ [campaigns, rows waiting, since_ms] ... ] } ... ] }
+--   flow is "split" when a part of a refused batch is next; it has no groups.
 --
 -- Reads the front of one flow: the work does not grow with what waits behind it. A row that was cancelled
 -- or taken over still counts here; claim.lua drops it.
 
-local window = tonumber(ARGV[1])
-local paused = {}
-for _, name in ipairs(redis.call('SMEMBERS', root .. 'paused')) do paused[name] = true end
-if paused['*'] then return '' end
-
-for _, priority in ipairs({ 'u', 'n', 'b' }) do
-  for _, flow in ipairs(redis.call('ZRANGE', root .. 'ready:' .. priority, 0, -1)) do
-    local blocked, open = {}, false
-    for _, campaign in ipairs(words(flow)) do
-      if paused[campaign] then blocked[#blocked + 1] = campaign else open = true end
-    end
-    if open then
-      local groups = {}
-      for _, gid in ipairs(redis.call('LRANGE', root .. 'flow:' .. priority .. ':' .. flow, 0, window - 1)) do
-        local lanes, fields = {}, redis.call('HGETALL', root .. 'group:' .. gid)
-        for i = 1, #fields, 2 do
-          local campaigns = string.match(fields[i], '^lane:(.+)$')
-          if campaigns then
-            lanes[#lanes + 1] = { campaigns, redis.call('LLEN', root .. 'lane:' .. gid .. ':' .. campaigns),
-              tonumber(fields[i + 1]) }
-          end
-        end
-        groups[#groups + 1] = { gid = tonumber(gid), lanes = lanes }
+local most = tonumber(ARGV[2])
+local work = next_work(most)
+if not work then return '' end
+work.now_ms = now
+work.over = redis.call('ZCOUNT', root .. 'permits', '(' .. now, '+inf') > permits_now(most)
+work.normal = redis.call('EXISTS', root .. 'door', root .. 'parked') == 0
+work.bad = tonumber(redis.call('HGET', root .. 'next', 'bad') or '0')
+if work.flow ~= 'split' then
+  work.groups = {}
+  local gids = redis.call('LRANGE', root .. 'flow:' .. work.priority .. ':' .. work.flow, 0, tonumber(ARGV[1]) - 1)
+  for _, gid in ipairs(gids) do
+    local lanes, fields = {}, redis.call('HGETALL', root .. 'group:' .. gid)
+    for i = 1, #fields, 2 do
+      local campaigns = string.match(fields[i], '^lane:(.+)$')
+      if campaigns then
+        lanes[#lanes + 1] = { campaigns, redis.call('LLEN', root .. 'lane:' .. gid .. ':' .. campaigns),
+          tonumber(fields[i + 1]) }
       end
-      return cjson.encode({ priority = priority, campaigns = flow, groups = groups, now_ms = now,
-        blocked = #blocked > 0 and blocked or nil })
     end
+    table.insert(work.groups, { gid = tonumber(gid), lanes = lanes })
   end
 end
-return ''
+return cjson.encode(work)

@@ -1,0 +1,181 @@
+"""Deliveries become calls: take a permit, plan the best call that is due, claim it, mark it, POST it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from secrets import token_hex
+
+from config.settings import Endpoint
+from worker.clevertap import wire
+from worker.clevertap.client import Door
+from worker.core.answers import Answered
+from worker.core.decision_table import decide
+from worker.core.decisions import By, Decision, Reject, Retry, Split, describe
+from worker.core.model import Reason, Recipient, Status
+from worker.core.planning import Limits, View, plan
+from worker.engine.parts import Parts, Stopping
+from worker.engine.settling import Settling
+from worker.store import AWAY
+from worker.store.deliveries import Batch, KeptOut, Member, PermitLostError
+
+log = logging.getLogger("volley")
+
+#: What the lease must still hold beyond the request's deadline when a request is begun, seconds.
+LEASE_MARGIN_SECONDS = 2.0
+#: What a probe of something parked carries: one small call of real work.
+PROBE = Limits(recipients=1, campaigns=1)
+
+
+class Delivering:
+    """Sends what is due for one account."""
+
+    def __init__(self, parts: Parts, settling: Settling) -> None:
+        self._parts = parts
+        self._store = parts.store
+        self._settling = settling
+        account = parts.account
+        self._door = Door(
+            base_url=account.base_url,
+            account_id=account.account_id,
+            passcode=account.passcode.get_secret_value(),
+            token=account.token.get_secret_value() if account.token else None,
+        )
+        self._endpoint: wire.Endpoint = 2 if account.endpoint is Endpoint.MULTIPLE else 1
+        self._limits = Limits(1000, 5) if self._endpoint == 2 else Limits(account.single_recipients, 1)
+        self._bad: tuple[int, frozenset[Recipient]] = (0, frozenset())
+
+    def deliver(self, seconds: float, stopping: Stopping) -> None:
+        """Takes a permit and sends what is due until nothing is, for ``seconds`` at most; hints if work is
+        left.
+
+        Ends at once when no permit is free: whoever holds one sees the work.
+        """
+        token, permits, parts = token_hex(8), self._store.permits, self._parts
+        if not permits.acquire(token, parts.lease_ms):
+            return
+        end = parts.monotonic() + seconds
+        called_for_help = False
+        while not stopping() and parts.monotonic() < end:
+            view = self._store.deliveries.view()
+            if view is None:
+                if permits.release_if_idle(token):
+                    return
+                continue
+            if view.over:
+                break
+            try:
+                batch, more = self._claim(view, token)
+            except PermitLostError:
+                parts.hint()
+                return
+            if more and not called_for_help:
+                called_for_help = True
+                parts.hint()
+            if batch is not None and not self._attempt(batch, view):
+                parts.hint()
+                return
+        if permits.release(token):
+            parts.hint()
+
+    def _claim(self, view: View, token: str) -> tuple[Batch | None, bool]:
+        """The batch to send next, and whether the view shows more work behind it."""
+        if not view.flow:
+            return self._store.deliveries.claim_part(view.priority, token), True
+        planned = plan(view, PROBE if view.probe else self._limits)
+        if planned is None:
+            return None, False
+        batch = self._store.deliveries.claim(planned, token, view.probe)
+        return batch, not view.probe and planned.leaves_work(view)
+
+    def _attempt(self, batch: Batch, view: View) -> bool:
+        """One POST of a batch and its settlement. False: the permit or the batch was lost on the way."""
+        settling = self._settling
+        if view.drop:
+            return settling.settle(
+                batch, Reject(Reason.CAMPAIGN_NOT_READY, 0, "the campaign is parked"), view.now_ms
+            )
+        if batch.job and batch.job.calls >= batch.job.budget:
+            text = f"not isolated within {batch.job.budget} calls"
+            return settling.settle(batch, Reject(Reason.NOT_ISOLATED, 0, text), view.now_ms)
+        members, kept_out = self._sift(batch, view)
+        try:
+            body = wire.encode(
+                self._endpoint, [m.row.recipient for m in members], batch.campaigns, batch.content
+            )
+        except Exception:
+            log.exception("batch %d could not be encoded", batch.number)
+            return settling.settle(batch, _poisoned(batch), view.now_ms)
+        parts = self._parts
+        before = parts.monotonic()
+        if not self._store.deliveries.mark(batch, parts.lease_ms, kept_out):
+            log.warning("batch %d was lost before it was sent", batch.number)
+            return False
+        if not members:
+            return True
+        batch = batch.of(members)
+        deadline = parts.account.request_deadline_seconds
+        left = parts.account.permit_lease_seconds - (parts.monotonic() - before)
+        if left < deadline + LEASE_MARGIN_SECONDS:
+            # This process was held up just here: the permit might end before the answer comes.
+            decision: Decision = Retry(Reason.NOT_CONNECTED, False, None, 0, "held up before it began")
+        else:
+            answer = parts.client.post(self._door, body, endpoint=self._endpoint, deadline_seconds=deadline)
+            decision = decide(answer, batch.campaigns, len(members))
+            log.info(
+                "attempt batch=%d endpoint=%d campaigns=%d recipients=%d http=%s seconds=%.3f: %s",
+                batch.number,
+                self._endpoint,
+                len(batch.campaigns),
+                len(members),
+                answer.status if isinstance(answer, Answered) else "-",
+                answer.seconds,
+                describe(decision),
+            )
+        return self._settle_surely(batch, decision, view, until=before + parts.account.permit_lease_seconds)
+
+    def _settle_surely(self, batch: Batch, decision: Decision, view: View, *, until: float) -> bool:
+        """Settles, and keeps trying while Redis is away: what the answer said must not be lost with it."""
+        pause = 0.05
+        while True:
+            try:
+                return self._settling.settle(batch, decision, view.now_ms, view=view)
+            except AWAY:
+                if self._parts.monotonic() + pause > until:
+                    raise
+                self._parts.sleep(pause)
+                pause = min(1.0, pause * 2)
+
+    def _sift(self, batch: Batch, view: View) -> tuple[list[Member], list[KeptOut]]:
+        """The members to send, and the deliveries to keep out: expired ones, and recipients known as bad."""
+        bad = self._known_bad(view.bad)
+        members: list[Member] = []
+        kept_out: list[KeptOut] = []
+        for member in batch.members:
+            expires = member.row.expires_at_ms
+            if expires is not None and expires <= view.now_ms:
+                kept_out += self._keep_out(batch, member, Status.EXPIRED, Reason.EXPIRED)
+            elif member.row.recipient in bad:
+                kept_out += self._keep_out(batch, member, Status.REJECTED, Reason.KNOWN_BAD_RECIPIENT)
+            else:
+                members.append(member)
+        return members, kept_out
+
+    def _keep_out(self, batch: Batch, member: Member, status: Status, reason: Reason) -> Iterator[KeptOut]:
+        for delivery, told in zip(member.deliveries, member.told, strict=True):
+            ending = self._store.deliveries.key_of(delivery, told.campaign, member.row, batch.digest)
+            yield KeptOut(ending, status, reason)
+
+    def _known_bad(self, version: int) -> frozenset[Recipient]:
+        """The recipients that CleverTap called invalid lately; read again only when the list has changed."""
+        if version != self._bad[0]:
+            self._bad = version, frozenset(self._store.door.bad_recipients())
+        return self._bad[1]
+
+
+def _poisoned(batch: Batch) -> Decision:
+    """A batch that the worker itself fails on: its halves are tried apart, until the guilty one is alone."""
+    text = "the worker failed on it"
+    if len(batch) == 1:
+        return Reject(Reason.POISON, 0, text)
+    return Split(Reason.POISON, By.RECIPIENTS if len(batch.members) > 1 else By.CAMPAIGNS, 0, text)
