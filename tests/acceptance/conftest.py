@@ -112,6 +112,15 @@ class Stack:
 
     # -- looking
 
+    def await_requests(self, requests: int) -> None:
+        """Until the sandbox has received this many requests."""
+        self.sandbox.ledger.wait_for(lambda totals: totals.requests >= requests, timeout_seconds=30)
+
+    @property
+    def most_in_flight(self) -> int:
+        """The most requests that were in flight at once."""
+        return self.sandbox.ledger.max_in_flight(ACCOUNT_ID)
+
     def await_ended(self, deliveries: int, seconds: float = 60) -> None:
         """Until this many deliveries have ended, and no other one waits or is in flight."""
 

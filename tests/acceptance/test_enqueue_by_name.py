@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -26,7 +26,7 @@ assert not {"config", "tasks", "worker"} & set(sys.modules)
 """
 
 
-def send(stack: Stack, folder: Path, *calls: tuple[list[object], dict[str, object]], broker: str = "") -> None:
+def send(stack: Stack, folder: Path, *calls: tuple[list[Any], dict[str, Any]], broker: str = "") -> None:
     """Sends the task once for each (args, options) from a process outside of the project."""
     foreign = stack.processes.python(
         "-c",

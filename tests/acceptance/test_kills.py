@@ -1,10 +1,11 @@
-"""Processes that die at any instant: every delivery stays in one place, and only what was on the wire is unknown."""
+"""Processes that die at any instant: nothing is lost, and only what was on the wire is unknown."""
 
 from __future__ import annotations
 
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -59,7 +60,7 @@ def test_a_worker_killed_in_mid_request_leaves_only_that_batch_unknown(stack: St
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize(("pool", "workers", "seconds"), [("threads", 3, 20), ("prefork", 2, 15)])
+@pytest.mark.parametrize(("pool", "workers", "seconds"), [("threads", 3, 15), ("prefork", 2, 8)])
 def test_random_kills_under_load_lose_nothing_and_send_nothing_twice(
     stack: Stack, pool: str, workers: int, seconds: float
 ) -> None:
@@ -70,7 +71,7 @@ def test_random_kills_under_load_lose_nothing_and_send_nothing_twice(
     }
     stack.sandbox.change(latency_ms=(10, 150))
     seed = int(os.environ.get("TEST_SEED", "0")) or random.randrange(1, 10**9)
-    print(f"TEST_SEED={seed} repeats the choices of this run")
+    sys.stdout.write(f"TEST_SEED={seed} repeats the choices of this run\n")
     dice = random.Random(seed)
     running = [stack.worker() for _ in range(workers)]
     stack.beat()
@@ -101,11 +102,11 @@ def test_random_kills_under_load_lose_nothing_and_send_nothing_twice(
     stack.await_ended(deliveries, seconds=60)
 
     tally = stack.tally()
-    print(f"{kills} kills, {deliveries} deliveries: {tally}, {stack.sandbox.ledger.totals()}")
+    sys.stdout.write(f"{kills} kills, {deliveries} deliveries: {tally}, {stack.sandbox.ledger.totals()}\n")
     assert sum(tally.values()) == deliveries
     assert set(tally) <= {Status.ACCEPTED, Status.UNKNOWN}
     assert not stack.disagreements()
-    assert stack.sandbox.ledger.totals().max_in_flight.popitem()[1] <= 3
+    assert stack.most_in_flight <= 3
     unknown = stack.outcomes(Status.UNKNOWN)
     assert {outcome.reason for outcome in unknown} <= {Reason.WORKER_DIED, Reason.NO_ANSWER}
     # At each kill three calls at most were on the wire.

@@ -64,7 +64,7 @@ class Up:
         return started
 
     def await_accepting(self, started: Process) -> None:
-        self._eventually(lambda: self.is_accepting() or not started.is_running)
+        self._eventually(lambda: self.is_accepting() or not started.is_running, 60)
         assert started.is_running, started.output
 
     def is_accepting(self) -> bool:
@@ -86,7 +86,7 @@ class Up:
             return store.status()
 
     def await_total(self, status: Status, count: int) -> None:
-        self._eventually(lambda: self.status().total(status) == count)
+        self._eventually(lambda: self.status().total(status) == count, 60)
 
     def kept(self) -> Snapshot:
         """What the data folder holds, read while nothing runs in it."""

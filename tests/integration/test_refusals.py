@@ -209,7 +209,7 @@ def test_urgent_deliveries_pass_a_batch_that_is_being_split(
     view = volley.store.deliveries.view()
     assert view is not None
     volley.engine._delivering.deliver(0.0, lambda: False)
-    volley.store.permits.acquire("t", 60_000)
+    volley.store.permits.acquire("t", 3, 60_000)
     batch, _ = volley.engine._delivering._claim(view, "t")
     assert batch is not None
     assert volley.engine._delivering._attempt(batch, view)

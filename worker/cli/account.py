@@ -29,7 +29,7 @@ def opened(account: str, data: Path) -> Iterator[tuple[Settings, Store]]:
 
 
 def checked_settings(account: str) -> Settings:
-    """The settings of a command that may need no Redis. Raises SettingsError, also as `check_account` does."""
+    """The settings of a command that may need no Redis. Raises SettingsError, as check_account too."""
     settings = load(require_account=False)
     check_account(settings, account)
     return settings

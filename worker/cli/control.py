@@ -38,21 +38,26 @@ def pause(
 def resume(
     campaigns: Campaigns = None,
     every: Annotated[
-        bool, typer.Option("--all", help="Take back `pause --all`; campaigns paused by number stay paused.")
+        bool,
+        typer.Option(
+            "--all",
+            help="Take back `pause --all`, free a parked account; campaigns paused by number stay so.",
+        ),
     ] = False,
     account: AccountOption = "default",
     yes: YesOption = False,
     data: DataOption = DATA_FOLDER,
 ) -> None:
-    """Let campaigns go on that were held back."""
+    """Let campaigns go on that were paused, or parked after CleverTap had refused them."""
     names = _names(campaigns, every)
     with opened(account, data) as (settings, store):
         confirm(f"Resume {_words(names)} of account {account}?", yes=yes)
         resumed = False
         for name in names:
-            was = store.control.resume(name)
-            resumed = resumed or was
-            console().print(f"{_words([name])}: {'resumed' if was else 'was not paused'}")
+            was_paused, was_parked = store.control.resume(name), store.door.unpark(name)
+            resumed = resumed or was_paused or was_parked
+            done = [word for word, was in (("resumed", was_paused), ("no longer parked", was_parked)) if was]
+            console().print(f"{_words([name])}: {', '.join(done) or 'was neither paused nor parked'}")
         if resumed:
             send_hint(settings, account)
         if still := store.control.paused():

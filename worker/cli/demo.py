@@ -60,7 +60,7 @@ def demo(
     latency_ms = 60 if quick else 150
     console().print(
         f"A day in small: {len(day.triggers) + len(day.late):,} triggers, {day.expected.total():,} "
-        f"deliveries (recipient x campaign), an API that takes {latency_ms} ms a call and three calls at a time."
+        f"deliveries (recipient x campaign), an API that takes {latency_ms} ms a call, three calls at a time."
     )
     # Being told to end is like Ctrl-C here: everything that was started has to end too.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -62,7 +62,7 @@ def staged(day: Day, *, latency_ms: float, keep: bool) -> Iterator[Stage]:
     """
     folder = Path(tempfile.mkdtemp(prefix="volley-demo-"))
     try:
-        with _running(day, folder, latency_ms) as stage:
+        with _running(day, folder, latency_ms, append_only=keep) as stage:
             yield stage
     except Refusal:
         keep = True
@@ -73,7 +73,7 @@ def staged(day: Day, *, latency_ms: float, keep: bool) -> Iterator[Stage]:
 
 
 @contextmanager
-def _running(day: Day, folder: Path, latency_ms: float) -> Iterator[Stage]:
+def _running(day: Day, folder: Path, latency_ms: float, *, append_only: bool) -> Iterator[Stage]:
     with ExitStack() as stack:
         account, passcode, token = "demo-account", token_hex(8), token_hex(8)
         options = SandboxOptions(
@@ -84,7 +84,7 @@ def _running(day: Day, folder: Path, latency_ms: float) -> Iterator[Stage]:
             faults=day.faults,
         )
         sandbox = stack.enter_context(Sandbox(options))
-        server = stack.enter_context(EmbeddedServer(folder, append_only=False, ends_with_parent=True))
+        server = stack.enter_context(EmbeddedServer(folder, append_only=append_only, ends_with_parent=True))
         volley = {
             "VOLLEY_REDIS_URL": server.url,
             "VOLLEY_BASE_URL": sandbox.url,

@@ -8,13 +8,13 @@ which makes it one append.
 from __future__ import annotations
 
 import sys
-import time
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from secrets import token_hex
+from time import sleep
 from typing import IO, Annotated
 
 import typer
@@ -120,7 +120,13 @@ def enqueue(
 
 def _readable(file: str) -> IO[bytes]:
     try:
-        return spool(sys.stdin.buffer) if file == "-" else Path(file).open("rb")
+        if file == "-":
+            return spool(sys.stdin.buffer)
+        opened_file = Path(file).open("rb")  # noqa: SIM115  # the caller's `with` closes it
+        if opened_file.seekable():
+            return opened_file
+        with opened_file:  # a pipe, as of a shell's <(...)
+            return spool(opened_file)
     except OSError as error:
         raise Refusal(f"{file} cannot be read: {error.strerror}.") from None
 
@@ -186,7 +192,7 @@ def _append_surely(intake: Intake, triggers: list[bytes], nonce: str) -> list[st
         try:
             return intake.append(triggers, nonce)
         except AWAY:
-            time.sleep(pause)
+            sleep(pause)
     return intake.append(triggers, nonce)
 
 

@@ -49,6 +49,7 @@ from worker.cli.selection import (
 from worker.cli.show import STYLES
 from worker.core.model import RETRYABLE, Reason, Status
 from worker.store import Store
+from worker.store.control import ALL
 from worker.store.deliveries import Requeued
 from worker.store.outcomes import Filter, Outcome
 
@@ -135,6 +136,7 @@ def retry(
             )
             raise Refusal(f"No delivery matches{late}.", ExitCode.NOTHING)
         _preview(found, settings.accounts.get(account), json=json)
+        _tell_parked(found, store)
         if dry_run:
             return
         confirm(f"Send {len(found.deliveries):,} deliveries again?", yes=yes)
@@ -153,13 +155,7 @@ def _requeue(store: Store, deliveries: array[int], only: Filter) -> Requeued:
             outcomes = store.outcomes.of(page, only)
             done = store.deliveries.requeue(
                 only.statuses,
-                [
-                    (
-                        store.deliveries.key_of(o.delivery, o.campaign, o.row, o.digest),
-                        store.deliveries.window_of(o.row),
-                    )
-                    for o in outcomes
-                ],
+                [(store.deliveries.ending_of(o), store.deliveries.window_of(o.row)) for o in outcomes],
             )
             taken += done.taken
             moved_on += done.moved_on + len(page) - len(outcomes)
@@ -198,6 +194,21 @@ def _preview(found: _Found, account: Account | None, *, json: bool) -> None:
         complain(f"{found.past_expiry:,} more match, but are past their expires_at: they are left alone.")
     if unknown := found.unknown():
         complain(f"WARNING: {_WARNING.format(count=f'{unknown:,}')}")
+
+
+def _tell_parked(found: _Found, store: Store) -> None:
+    """What is parked is not called: sending again to it would change nothing."""
+    campaigns = {str(campaign) for _, _, campaign in found.rows}
+    for thing in store.door.parked():
+        if thing.name == ALL:
+            complain(
+                f"the account is parked ({thing.reason.label}): see `volley status`, `volley resume --all`."
+            )
+        elif thing.name in campaigns:
+            complain(
+                f"campaign {thing.name} is parked ({thing.reason.label}), so its deliveries wait or end at "
+                f"once: `volley resume {thing.name}` frees it."
+            )
 
 
 def _table(rows: Iterable[tuple[tuple[Status, Reason, int], int]]) -> Table:

@@ -15,8 +15,9 @@ from rich.text import Text
 
 from worker.cli.app import safe
 from worker.cli.times import clock, iso, span
-from worker.core.model import LIVE, Reason, Status
+from worker.core.model import Reason, Status
 from worker.store.control import ALL
+from worker.store.door import ParkedThing
 from worker.store.outcomes import Outcome
 from worker.store.status import Snapshot
 
@@ -70,19 +71,23 @@ def outcome_json(outcome: Outcome) -> dict[str, object]:
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """A column of the table. It is left out where the terminal has fewer columns than ``from_width``."""
+    """A column of the table. It is left out where the terminal has fewer columns than ``from_width``.
+
+    Its cells are never folded where it is ``fixed``, or where none is longer than ``whole``.
+    """
 
     head: str
     cell: Callable[[Outcome], Text | str]
     from_width: int = 0
     fixed: bool = True
+    whole: int = 0
     right: bool = False
 
 
 _COLUMNS = (
     _Column("time (UTC)", lambda o: clock(o.updated_ms), 100),
     _Column("campaign", lambda o: str(o.campaign)),
-    _Column("recipient", lambda o: safe(o.recipient.value), fixed=False),
+    _Column("recipient", lambda o: safe(o.recipient.value), fixed=False, whole=32),
     _Column("status", lambda o: Text(o.status.value, STYLES.get(o.status, ""))),
     _Column("reason", lambda o: "" if o.reason is Reason.NONE else o.reason.label),
     _Column("http", lambda o: str(o.http or ""), 120, right=True),
@@ -106,7 +111,7 @@ def outcomes_table(outcomes: Sequence[Outcome], width: int, *, title: str | None
         if any(str(each) for each in cells):
             table.add_column(
                 column.head,
-                no_wrap=column.fixed,
+                no_wrap=column.fixed or all(len(cell) <= column.whole for cell in cells),
                 overflow="fold",
                 justify="right" if column.right else "left",
             )
@@ -149,7 +154,10 @@ def counts_table(
 
 
 def snapshot_json(account: str, snapshot: Snapshot, permits: int | None) -> dict[str, object]:
-    """How an account stands: ``volley status --json`` prints one object a line. ``permits``: its limit."""
+    """How an account stands: ``volley status --json`` prints one object a line. ``permits``: its limit.
+
+    ``permits.usable`` is null while all may be used; a parked ``name`` is a campaign, or ``*``: the account.
+    """
     counts: dict[str, dict[str, int]] = {}
     for (campaign, status), count in sorted(snapshot.counts.items()):
         counts.setdefault(str(campaign), {})[status.value] = count
@@ -162,10 +170,24 @@ def snapshot_json(account: str, snapshot: Snapshot, permits: int | None) -> dict
         "campaigns": counts,
         "intake": snapshot.intake,
         "dead_letters": snapshot.dead_letters,
-        "permits": {"held": snapshot.permits_held, "limit": permits},
+        "permits": {"held": snapshot.permits_held, "usable": snapshot.permits_usable, "limit": permits},
         "accept_tasks": snapshot.accept_tasks,
         "next_due": None if next_due is None else iso(next_due),
         "paused": sorted(snapshot.paused),
+        "parked": [
+            {
+                "name": thing.name,
+                "reason": thing.reason.label,
+                "http": thing.http or None,
+                "text": thing.text or None,
+                "since": iso(thing.since_ms),
+                "next_probe": iso(thing.next_probe_ms),
+                "tries": thing.tries,
+            }
+            for thing in snapshot.parked
+        ],
+        "held_until": None if snapshot.held_until_ms is None else iso(snapshot.held_until_ms),
+        "splitting": snapshot.splitting,
         "last_sweep": None if swept is None else iso(swept),
     }
 
@@ -183,14 +205,13 @@ def snapshot_view(account: str, snapshot: Snapshot, permits: int | None) -> Rend
 
 def _facts(snapshot: Snapshot, permits: int | None) -> list[tuple[str, Text]]:
     now = snapshot.now_ms
-    held = f"{snapshot.permits_held} of {permits}" if permits is not None else str(snapshot.permits_held)
     facts = [
         ("intake", Text(f"{snapshot.intake:,} triggers wait to be accepted")),
         (
             "dead letters",
             Text(f"{snapshot.dead_letters:,}", "red") if snapshot.dead_letters else Text("none"),
         ),
-        ("permits in use", Text(held)),
+        ("permits in use", _permits(snapshot, permits)),
         ("next due", Text("nothing" if snapshot.next_due_ms is None else _until(snapshot.next_due_ms, now))),
         (
             "accept tasks",
@@ -203,7 +224,28 @@ def _facts(snapshot: Snapshot, permits: int | None) -> list[tuple[str, Text]]:
     if snapshot.paused:
         named = ", ".join("all campaigns" if name == ALL else name for name in sorted(snapshot.paused))
         facts.append(("paused", Text(named, "yellow")))
+    if snapshot.splitting:
+        facts.append(("splitting", Text(f"{snapshot.splitting:,} parts of refused batches wait")))
+    facts += [("parked", _parked(thing, now)) for thing in snapshot.parked]
     return facts
+
+
+def _permits(snapshot: Snapshot, permits: int | None) -> Text:
+    text = Text(str(snapshot.permits_held))
+    if permits is not None:
+        text.append(f" of {permits}")
+    if snapshot.permits_usable is not None and snapshot.permits_usable != permits:
+        text.append(f", {snapshot.permits_usable} may be used: others use the account's API too", "yellow")
+    if snapshot.held_until_ms is not None:
+        text.append(f", no call for {span(snapshot.held_until_ms - snapshot.now_ms)}", "yellow")
+    return text
+
+
+def _parked(thing: ParkedThing, now_ms: int) -> Text:
+    name = "the account" if thing.name == ALL else f"campaign {thing.name}"
+    said = f" ({safe(thing.text, _SAID_CHARS)})" if thing.text else ""
+    words = f"{name}, for {span(now_ms - thing.since_ms)}: {thing.reason.sentence}{said}"
+    return Text.from_markup(f"{words}; next probe {_until(thing.next_probe_ms, now_ms)}", style="red")
 
 
 def _until(due_ms: int, now_ms: int) -> str:

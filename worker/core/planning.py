@@ -115,6 +115,8 @@ def _best_call(group: Group, view: View, limits: Limits) -> tuple[int, Plan] | N
     best: tuple[int, tuple[int, ...], list[Lane]] | None = None
     for campaigns in _candidates(lanes, view.blocked, limits.campaigns):
         wanted = frozenset(campaigns)
+        if not wanted <= frozenset(view.flow):
+            continue  # the turn is this flow's: a call that leaves its rows out would be charged to it
         # The narrowest lanes first: what is left of a row then is as little as can be.
         usable = sorted((lane for lane in lanes if wanted <= frozenset(lane.campaigns)), key=_width)
         covered = min(sum(lane.rows for lane in usable), limits.recipients) * len(campaigns)

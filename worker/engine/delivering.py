@@ -52,7 +52,7 @@ class Delivering:
         Ends at once when no permit is free: whoever holds one sees the work.
         """
         token, permits, parts = token_hex(8), self._store.permits, self._parts
-        if not permits.acquire(token, parts.lease_ms):
+        if not permits.acquire(token, parts.permits, parts.lease_ms):
             return
         end = parts.monotonic() + seconds
         called_for_help = False

@@ -37,7 +37,7 @@ class Sweeping:
         self._recover()
         self._expire()
         self._store.deliveries.swept()
-        if self._store.permits.free() and self._store.deliveries.view():
+        if self._store.permits.free(self._parts.permits) and self._store.deliveries.view():
             self._parts.hint()
 
     def _recover(self) -> None:

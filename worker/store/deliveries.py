@@ -431,7 +431,7 @@ class Deliveries:
 
     def swept(self) -> None:
         """Notes that a sweep has been made, so that its absence is seen."""
-        self._client.set(f"{self._root}swept", self.now_ms())
+        self._scripts.run("swept", [self._root])
 
     def key_of(self, delivery: int, campaign: int, row: Row, digest: str) -> Ending:
         """The delivery with the dedupe key that it was accepted under."""

@@ -143,14 +143,20 @@ class Outcomes:
             while at is not None and at not in seen:
                 numbers = list(range(at, at + size))
                 found = []
-                at = None
+                first, at = at, None
+                none = True
                 for n, _, row in self._read(numbers):
+                    none = False
                     if not meant(row) or n in seen:
                         break
                     seen.add(n)
                     found.append(n)
                 else:
-                    at = numbers[-1] + 1 if len(found) == len(numbers) else None
+                    if found and found[-1] == numbers[-1]:
+                        at = found[-1] + 1
+                    elif none and first == start:
+                        # Its segment is forgotten; the rest may lie in the next one.
+                        at = (start // SEGMENT + 1) * SEGMENT
                 yield from self.of(found, only)
                 size = _PAGE
 

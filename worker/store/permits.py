@@ -22,14 +22,12 @@ class Permits:
         self._most = most
         self._root = keys.root(account)
 
-    def acquire(self, token: str, lease_ms: int) -> bool:
+    def acquire(self, token: str, most: int, lease_ms: int) -> bool:
         """Takes (or renews) a permit for ``token`` unless all are held: the account's, or fewer when
         throttled.
         """
         return bool(
-            self._scripts.run(
-                "acquire", [self._root, f"{self._root}permits"], token, self._most, lease_ms, "1"
-            )
+            self._scripts.run("acquire", [self._root, f"{self._root}permits"], token, most, lease_ms, "1")
         )
 
     def release_if_idle(self, token: str) -> bool:
@@ -42,9 +40,9 @@ class Permits:
         """Gives the permit back in any case; whether work is due."""
         return bool(self._scripts.run("release", [self._root], token, "1", self._most))
 
-    def free(self) -> int:
+    def free(self, most: int) -> int:
         """How many permits could be taken now."""
-        return max(0, self._most - int(self._scripts.run("held", [self._root, f"{self._root}permits"])))
+        return max(0, most - int(self._scripts.run("held", [self._root, f"{self._root}permits"])))
 
     def seated(self) -> int:
         """How many accept tasks wait at the intake."""

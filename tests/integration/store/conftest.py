@@ -19,7 +19,18 @@ from worker.core.model import FREES_KEY, LIVE, STATUS_CODES, Reason, Status, Tri
 from worker.core.planning import Limits, plan
 from worker.store import Store
 from worker.store.cells import CELL_BYTES, SEGMENT, Cell, read_cell, read_row
-from worker.store.deliveries import Batch, Ending, FateRow, Filed, Requeued, Section, Unreadable, Windows
+from worker.store.deliveries import (
+    Batch,
+    Ending,
+    FateRow,
+    Filed,
+    KeptOut,
+    Requeued,
+    Section,
+    SplitBy,
+    Unreadable,
+    Windows,
+)
 from worker.store.intake import Entry
 from worker.store.outcomes import Outcome
 from worker.store.status import Snapshot
@@ -35,7 +46,9 @@ class Ground:
     def __init__(self, client: Redis, *, retention_ms: int = DAY_MS) -> None:
         self.client: Any = client
         self.root = "volley:{default}:"
-        self.store = Store(client, "default", windows=Windows(3600, 600), retention_ms=retention_ms)
+        self.store = Store(
+            client, "default", windows=Windows(3600, 600), retention_ms=retention_ms, permits=100
+        )
         self.deliveries, self.outcomes = self.store.deliveries, self.store.outcomes
         self.store.intake.open()
 
@@ -84,7 +97,7 @@ class Ground:
         self, token: str = "t", *, recipients: int = 1000, campaigns: int = 5, lease_ms: int = LONG_MS
     ) -> Batch:
         """Takes a permit and the best batch that is due; fails if there is none."""
-        assert self.store.permits.acquire(token, 100, lease_ms)
+        assert self.hold(token, lease_ms)
         view = self.deliveries.view()
         assert view is not None, "nothing is due"
         planned = plan(view, Limits(recipients, campaigns))
@@ -123,6 +136,34 @@ class Ground:
             for member in batch.members
             for delivery, told in zip(member.deliveries, member.told, strict=True)
         ]
+
+    def kept_out(self, endings: Sequence[Ending]) -> list[KeptOut]:
+        """These deliveries, expired when their batch was to be sent."""
+        return [KeptOut(ending, Status.EXPIRED, Reason.EXPIRED) for ending in endings]
+
+    def kept_out(self, endings: Sequence[Ending]) -> list[KeptOut]:
+        """These deliveries, expired when their batch was to be sent."""
+        return [KeptOut(ending, Status.EXPIRED, Reason.EXPIRED) for ending in endings]
+
+    def hold(self, token: str, lease_ms: int = LONG_MS, *, most: int = 100) -> bool:
+        """Takes or renews a permit, of so many that there are."""
+        return self.store.permits.acquire(token, most, lease_ms)
+
+    def free(self, most: int = 100) -> int:
+        """How many permits are free, of so many that there are."""
+        return self.store.permits.free(most)
+
+    def split(self, batch: Batch, by: SplitBy, *, budget: int = 100) -> bool:
+        """Refuses a batch in such a way that its halves are tried apart."""
+        fate = FateRow(Status.PENDING, Reason.SPLITTING, 0, None)
+        return self.deliveries.settle(
+            batch, http=400, text="", fates=[fate], assignment=b"\x01", freed=[], split=by, budget=budget
+        )
+
+    def claim_part(self, token: str = "t") -> Batch | None:
+        """The next part of a refused batch."""
+        assert self.hold(token)
+        return self.deliveries.claim_part("n", token)
 
     # -- by an operator
 
@@ -196,11 +237,14 @@ class Ground:
         """Claims and accepts until nothing is due; the deliveries, in order."""
         drained: list[int] = []
         while self.deliveries.view() is not None:
-            assert self.store.permits.acquire(token, 100, LONG_MS)
+            assert self.hold(token)
             view = self.deliveries.view()
-            planned = plan(view, Limits(1000, 5)) if view else None
-            assert planned is not None, "the view shows work that cannot be planned"
-            batch = self.deliveries.claim(planned, token)
+            if view is not None and not view.flow:
+                batch = self.deliveries.claim_part(view.priority, token)
+            else:
+                planned = plan(view, Limits(1000, 5)) if view else None
+                assert planned is not None, "the view shows work that cannot be planned"
+                batch = self.deliveries.claim(planned, token)
             if batch is None:
                 continue
             assert self.deliveries.mark(batch, LONG_MS)
@@ -300,7 +344,7 @@ def _counted(fields: dict[bytes, bytes]) -> dict[str, int]:
 
 
 def _audit_places(client: Any, root: str, cells: dict[int, Cell]) -> None:
-    waiting, sleeping = _lanes(client, root), _sleepers(client, root)
+    waiting, sleeping = _lanes(client, root) | _parts(client, root), _sleepers(client, root)
     in_batches: Counter[int] = Counter()
     for key in client.keys(f"{root}batch:*"):
         number = int(key.decode().removeprefix(f"{root}batch:"))
@@ -314,7 +358,7 @@ def _audit_places(client: Any, root: str, cells: dict[int, Cell]) -> None:
     for n, cell in cells.items():
         match cell.status:
             case Status.PENDING:
-                assert (cell.campaign, n) in waiting, f"pending {n} is in no lane"
+                assert (cell.campaign, n) in waiting, f"pending {n} is in no lane and no part"
             case Status.SCHEDULED | Status.RETRYING:
                 assert (cell.campaign, n) in sleeping, f"{cell.status} {n} is in no due slot"
             case Status.IN_FLIGHT:
@@ -342,7 +386,24 @@ def _lanes(client: Any, root: str) -> set[tuple[int, int]]:
         assert client.zscore(f"{root}ready:{priority}", campaigns) is not None
     for priority in "unb":
         for campaigns in client.zrange(f"{root}ready:{priority}", 0, -1):
+            if campaigns == b"split":
+                assert client.exists(f"{root}split:{priority}")
+                continue
             assert flows[priority, campaigns.decode()], f"{campaigns.decode()} is ready without rows"
+    return listed
+
+
+def _parts(client: Any, root: str) -> set[tuple[int, int]]:
+    """(campaign, delivery) in parts of refused batches; each list is among the ready flows."""
+    listed: set[tuple[int, int]] = set()
+    for key in client.keys(f"{root}split:*"):
+        priority = key.decode().removeprefix(f"{root}split:")
+        assert client.zscore(f"{root}ready:{priority}", "split") is not None
+        for item in client.lrange(key, 0, -1):
+            _, _, campaigns, *rows = item.split(b" ")
+            names = [int(c) for c in campaigns.split(b",")]
+            for row in rows:
+                listed |= set(zip(names, row_numbers(row, len(names)), strict=True))
     return listed
 
 
@@ -372,3 +433,4 @@ def ground(client: Redis) -> Iterator[Ground]:
 def forgetful_ground(client: Redis) -> Ground:
     """An account that forgets at once what has ended (retention 1 ms). Not audited by itself."""
     return Ground(client, retention_ms=1)
+

@@ -128,8 +128,8 @@ def test_claiming_with_a_lapsed_permit_is_refused(ground: Ground, eventually: Ev
     assert view is not None
     planned = plan(view, Limits(1000, 5))
     assert planned is not None
-    assert ground.store.permits.acquire("t", 1, 20)
-    eventually(lambda: ground.store.permits.free(1))
+    assert ground.hold("t", 20, most=100)
+    eventually(lambda: ground.free(100) == 100)
     with pytest.raises(PermitLostError):
         ground.deliveries.claim(planned, "t")
     assert ground.states() == {0: Status.PENDING}
@@ -142,7 +142,7 @@ def test_a_plan_whose_rows_were_taken_meanwhile_claims_nothing(ground: Ground) -
     planned = plan(view, Limits(1000, 5))
     assert planned is not None
     ground.claim("first")
-    assert ground.store.permits.acquire("second", 3, 60_000)
+    assert ground.hold("second", 60_000, most=100)
     assert ground.deliveries.claim(planned, "second") is None
     assert ground.states() == {0: Status.IN_FLIGHT}
 
@@ -183,7 +183,7 @@ def test_a_row_loses_campaigns_call_by_call_and_none_of_them_twice(ground: Groun
     ground.pause("1")
     assert ground.claim(campaigns=1, recipients=2).campaigns in {(2,), (3,)}
     ground.resume("1")
-    assert ground.store.permits.acquire("t", 9, 60_000)
+    assert ground.hold("t", 60_000, most=100)
     while ground.deliveries.view() is not None:
         ground.claim(campaigns=1)
     assert set(ground.states().values()) == {Status.IN_FLIGHT}
@@ -202,7 +202,7 @@ def test_lanes_of_the_same_people_share_a_call(ground: Ground) -> None:
 
 def test_only_the_campaigns_that_a_plan_names_are_taken(ground: Ground) -> None:
     ground.file("a", campaigns=[1, 2, 3])
-    assert ground.store.permits.acquire("t", 1, 60_000)
+    assert ground.hold("t", 60_000, most=100)
     planned = Plan("n", (1, 2, 3), 1, (1, 3), (Take((1, 2, 3), 1),))
     batch = ground.deliveries.claim(planned, "t")
     assert batch is not None
@@ -255,7 +255,7 @@ def test_resuming_a_campaign_that_was_cancelled_and_forgotten_blocks_nothing(
     ground.resume("65")
     ground.file("b", campaigns=[66])
     assert ground.drain() == [1]
-    assert ground.store.permits.acquire("t", 1, 60_000)
+    assert ground.hold("t", 60_000, most=100)
     assert ground.store.permits.release_if_idle("t"), "an empty flow must not look like work"
 
 

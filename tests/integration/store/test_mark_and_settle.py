@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -35,9 +36,8 @@ def test_marking_twice_is_marking_once(ground: Ground) -> None:
 def test_a_batch_whose_permit_has_lapsed_may_not_be_sent(ground: Ground, eventually: Eventually) -> None:
     ground.file("a")
     batch = ground.claim(lease_ms=20)
-    eventually(lambda: ground.store.permits.free(1))
+    eventually(lambda: ground.free(100) == 100)
     assert not ground.deliveries.mark(batch, 60_000)
-    assert not ground.settle(batch, A), "nor may it be settled"
     assert ground.states() == {0: Status.IN_FLIGHT}
 
 
@@ -52,7 +52,7 @@ def test_members_that_expired_end_at_the_mark_and_the_rest_goes_on(ground: Groun
     ground.file("a", "b", "c", campaigns=[65, 66])
     batch = ground.claim()
     gone = [e for e in ground.endings_of(batch) if e.delivery in {2, 3}]
-    assert ground.deliveries.mark(batch, 60_000, gone)
+    assert ground.deliveries.mark(batch, 60_000, ground.kept_out(gone))
     assert ground.states()[2] is ground.states()[3] is Status.EXPIRED
     assert ground.cell(2).reason is Reason.EXPIRED
     assert ground.key_holders() == {0, 1, 4, 5}
@@ -65,15 +65,15 @@ def test_marking_with_expired_members_twice_is_marking_once(ground: Ground) -> N
     ground.file("a", "b")
     batch = ground.claim()
     gone = ground.endings_of(batch)[:1]
-    assert ground.deliveries.mark(batch, 60_000, gone)
-    assert ground.deliveries.mark(batch, 60_000, gone)
+    assert ground.deliveries.mark(batch, 60_000, ground.kept_out(gone))
+    assert ground.deliveries.mark(batch, 60_000, ground.kept_out(gone))
     assert ground.total(Status.EXPIRED) == 1
 
 
 def test_a_batch_whose_members_all_expired_ends_at_the_mark(ground: Ground) -> None:
     ground.file("a", "b")
     batch = ground.claim()
-    assert ground.deliveries.mark(batch, 60_000, ground.endings_of(batch))
+    assert ground.deliveries.mark(batch, 60_000, ground.kept_out(ground.endings_of(batch)))
     assert set(ground.states().values()) == {Status.EXPIRED}
     assert ground.keys("batch:*") == set()
     assert ground.dedupe_keys() == {}
@@ -117,10 +117,14 @@ def test_settling_twice_changes_nothing_the_second_time(ground: Ground) -> None:
     assert ground.key_holders() == {0}
 
 
-def test_a_batch_that_was_not_marked_cannot_be_settled(ground: Ground) -> None:
+def test_a_batch_that_was_only_claimed_can_be_settled_by_its_holder_alone(ground: Ground) -> None:
     ground.file("a")
-    assert not ground.settle(ground.claim(), A)
+    batch = ground.claim()
+    assert not ground.settle(replace(batch, token="another"), X)
     assert ground.states() == {0: Status.IN_FLIGHT}
+    assert not ground.settle(batch, A), "it was not sent"
+    assert ground.settle(batch, X)
+    assert not ground.deliveries.mark(batch, 60_000), "and cannot be sent then"
 
 
 def test_each_delivery_gets_its_own_fate(ground: Ground) -> None:

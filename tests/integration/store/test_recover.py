@@ -43,7 +43,7 @@ def test_the_holder_of_a_batch_that_went_back_can_neither_mark_nor_settle_it(
     batch = ground.claim(lease_ms=20)
     _lapsed(ground, eventually)
     assert ground.deliveries.recover("heir", 60_000) is True
-    assert ground.store.permits.acquire("t", 3, 60_000), "even with its permit taken anew"
+    assert ground.hold("t", 60_000, most=100), "even with its permit taken anew"
     assert not ground.deliveries.mark(batch, 60_000)
     assert not ground.settle(batch, Status.ACCEPTED)
     assert ground.drain() == [0]
@@ -83,7 +83,7 @@ def test_a_recovered_batch_knows_only_the_members_that_were_sent(
     ground.file("a", "b", "c", campaigns=[65, 66])
     batch = ground.claim()
     expired = [e for e in ground.endings_of(batch) if e.delivery in {0, 1}]
-    assert ground.deliveries.mark(batch, 20, expired)
+    assert ground.deliveries.mark(batch, 20, ground.kept_out(expired))
     _lapsed(ground, eventually)
     found = ground.deliveries.recover("heir", 60_000)
     assert isinstance(found, Batch)

@@ -215,7 +215,9 @@ local function charge_turn(priority, flow, charge)
   local ready = root .. 'ready:' .. priority
   local score = redis.call('ZSCORE', ready, flow)
   local name = priority .. ':' .. flow
-  local turn = tonumber(score or redis.call('HGET', root .. 'turns', name) or '0')
+  -- One that was held back (paused, parked) has missed its turns: they are not made up for at the others' cost.
+  local turn = math.max(tonumber(score or redis.call('HGET', root .. 'turns', name) or '0'),
+    tonumber(redis.call('HGET', root .. 'turns', priority) or '0'))
   redis.call('HSET', root .. 'turns', priority, turn, name, turn + charge)
   if score then redis.call('ZADD', ready, turn + charge, flow) end
 end

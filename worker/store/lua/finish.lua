@@ -6,15 +6,18 @@
 -- Result how many were ended; the others had moved on and are left alone
 
 local letter, allowed, retention = ARGV[1], ARGV[3], tonumber(ARGV[4])
-local ended, ended_head, groups, order = 0, head(letter, tonumber(ARGV[2]), 0, 0), {}, {}
+local ended, ended_head, groups, order, named = 0, head(letter, tonumber(ARGV[2]), 0, 0), {}, {}, {}
 for i = 5, #ARGV, 3 do
   local gid = ARGV[i + 1]
   if not groups[gid] then
     groups[gid] = { ns = {}, keys = {} }
     order[#order + 1] = gid
   end
-  table.insert(groups[gid].ns, tonumber(ARGV[i]))
-  table.insert(groups[gid].keys, ARGV[i + 2])
+  if not named[ARGV[i]] then
+    named[ARGV[i]] = true
+    table.insert(groups[gid].ns, tonumber(ARGV[i]))
+    table.insert(groups[gid].keys, ARGV[i + 2])
+  end
 end
 for _, gid in ipairs(order) do
   local ns, keys = groups[gid].ns, groups[gid].keys

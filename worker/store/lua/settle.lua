@@ -8,7 +8,8 @@
 --       then { delivery, dedupe digest } pairs whose keys are freed
 -- Result 1, or 0 when the batch was taken over or settled already: then nothing changes
 --
--- A batch that was only claimed can be settled too: then its holder has not sent it and will not.
+-- A batch that was only claimed can be settled too: its holder has not sent it and will not, so none of its
+-- deliveries can become accepted or unknown.
 -- To split it, its fates are pending ones: its two halves become parts of a splitting job.
 
 local batch, token, http, text, retention = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
@@ -21,6 +22,7 @@ local how = ARGV[7]
 local fates, at = {}, 9
 for i = 1, tonumber(ARGV[8]) do
   local status = ARGV[at]
+  if held[1] ~= 'wire' and (status == 'a' or status == 'u') then return 0 end
   fates[i] = { status = status, counted = tonumber(ARGV[at + 2]), due = tonumber(ARGV[at + 3]),
     head = head(status, tonumber(ARGV[at + 1]), http, tonumber(batch)) }
   at = at + 4
