@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from config.settings import DEFAULT_ACCOUNT
 from worker.app import app, engine, stopping
+from worker.store import AWAY
 
 #: How long one deliver task goes on before it makes room for others, seconds.
 DELIVER_SECONDS = 10.0
 
 
-@app.task(name="deliveries.deliver")
+@app.task(name="deliveries.deliver", throws=AWAY)
 def deliver(account: str = DEFAULT_ACCOUNT) -> None:
     """Takes a permit and sends what is due; ends at once when none is free."""
     engine(account).deliver(DELIVER_SECONDS, stopping)

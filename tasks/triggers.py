@@ -11,11 +11,13 @@ from celery import Task
 from celery.exceptions import Reject
 
 from config.settings import DEFAULT_ACCOUNT
-from worker.app import app, engine, send_hint, stopping
+from worker.app import app, engine, send_hint, settings, stopping
 from worker.store import AWAY
 
 #: How long one accept task waits at the intake before it makes room for others, seconds.
 ACCEPT_SECONDS = 10.0
+#: The same for a worker of one or two slots.
+ACCEPT_ALONE_SECONDS = 0.1
 #: Between two tries to append while Redis is away, seconds.
 AWAY_PAUSE_SECONDS = 0.5
 
@@ -29,6 +31,10 @@ def enqueue(self: Task[Any, Any], triggers: Any, account: str = DEFAULT_ACCOUNT)
     """
     items = triggers if isinstance(triggers, list) else [triggers]
     appended = [_as_sent(item) for item in items]
+    if account not in settings.accounts:
+        for item in appended:
+            engine(next(iter(settings.accounts))).bury(item, "account", "there is no account of this name")
+        return
     while True:
         try:
             engine(account).enqueue(appended, nonce=str(self.request.id))
@@ -49,8 +55,10 @@ def _as_sent(item: Any) -> bytes:
         return json.dumps(item, default=str).encode()
 
 
-@app.task(name="triggers.accept")
+@app.task(name="triggers.accept", throws=AWAY)
 def accept(account: str = DEFAULT_ACCOUNT) -> None:
     """Waits at the intake and accepts what comes, then sends its own hint again."""
-    if engine(account).wait_and_accept(ACCEPT_SECONDS, stopping) and not stopping():
+    # Where tasks run one at a time, the others have to get their turn between two short waits.
+    seconds = ACCEPT_SECONDS if settings.concurrency > 2 else ACCEPT_ALONE_SECONDS
+    if engine(account).wait_and_accept(seconds, stopping) and not stopping():
         send_hint("triggers.accept", account)

@@ -190,14 +190,14 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
 class Eventually(Protocol):
     """`eventually(look, seconds=30)`: see the fixture."""
 
-    def __call__(self, look: Callable[[], ResultT], seconds: float = 30) -> ResultT: ...
+    def __call__(self, look: Callable[[], ResultT | None], seconds: float = 30) -> ResultT: ...
 
 
 @pytest.fixture
 def eventually() -> Eventually:
     """Looks again and again until the look gives something true, which it returns; fails after `seconds`."""
 
-    def wait(look: Callable[[], ResultT], seconds: float = 30) -> ResultT:
+    def wait(look: Callable[[], ResultT | None], seconds: float = 30) -> ResultT:
         deadline = time.monotonic() + seconds
         while not (seen := look()):
             if time.monotonic() > deadline:

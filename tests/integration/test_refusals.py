@@ -60,8 +60,8 @@ class Run:
             "ExternalTrigger": {"Name": content},
         }
         entry = self.raw.xadd(self.store.intake.stream, {"trigger": orjson.dumps(body | keys)}).decode()
-        self.engine.wait_and_accept(0.0, lambda: False)
-        self.engine._accepting._accept(self.store.intake.read("test", 1000, 0.001))
+        while self.store.status().intake:
+            self.engine.wait_and_accept(0.01, lambda: False)
         return str(entry)
 
     def deliver(self, seconds: float = 30) -> None:

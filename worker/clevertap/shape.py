@@ -102,6 +102,8 @@ def _fault(error: ValidationError, at: str) -> InvalidTrigger:
     if kind == "extra_forbidden":
         unknown, known = str(steps[-1]), _TO_KEYS if len(steps) > 1 else _BODY_KEYS
         near = get_close_matches(unknown[:64], known, n=1)
+        if known is _TO_KEYS and not near:
+            steps = (*steps[:-1], "?")  # a recipient where the kind belongs: it is not shown
         return InvalidTrigger(
             join(at, *steps), "is not a known key" + (f", did you mean {near[0]}?" if near else "")
         )

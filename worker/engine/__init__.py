@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from config.settings import Account, Settings
 from worker.clevertap.client import Client
-from worker.core.model import RETRYABLE
+from worker.core.model import RETRYABLE, Status
 from worker.engine.accepting import Accepting
 from worker.engine.delivering import Delivering
 from worker.engine.parts import Parts, Stopping
@@ -59,6 +59,10 @@ class Engine:
         """
         return self.store.intake.append(triggers, nonce)
 
+    def bury(self, trigger: bytes, where: str, reason: str) -> None:
+        """Keeps a trigger that cannot be accepted with the dead letters."""
+        self.store.intake.bury(trigger, where, reason)
+
     def wait_and_accept(self, seconds: float, stopping: Stopping) -> bool:
         """Waits at the intake for ``seconds`` and accepts what comes. False: enough others wait there
         already.
@@ -81,14 +85,14 @@ class Engine:
         """Forgets what is older than the retention."""
         self._sweeping.retain()
 
-    def requeue(self, outcomes: Iterable[Outcome]) -> Requeued:
-        """Makes deliveries pending again that ended without an acceptance (at most 500); the others are
-        left.
+    def requeue(self, outcomes: Iterable[Outcome], may_take: Iterable[Status] = RETRYABLE) -> Requeued:
+        """Makes deliveries pending again that ended as one of ``may_take`` (at most 500 a call); others
+        are left.
         """
         deliveries = self.store.deliveries
         ended = [outcome for outcome in outcomes if outcome.status in RETRYABLE]
         done = deliveries.requeue(
-            RETRYABLE,
+            may_take,
             [(deliveries.ending_of(outcome), deliveries.window_of(outcome.row)) for outcome in ended],
         )
         if done.taken:

@@ -19,23 +19,28 @@ log = logging.getLogger("volley")
 #: Deliveries in one piece of a large trigger. Not a setting: a piece's number must mean the same to every
 #: worker.
 PIECE_DELIVERIES = 1000
-#: Entries read from the intake at once.
-READ_ENTRIES = 1000
-#: How long the place of an accept task is leased, seconds; renewed every time round.
-SEAT_SECONDS = 6.0
+#: Entries read from the intake at once: at first, and at most.
+READ_FIRST, READ_MOST = 16, 1000
+#: Bytes that one read should bring, about: the next one asks for as many entries as lately made that much.
+READ_BYTES = 4_194_304
+#: How long the place of an accept task is leased, seconds.
+SEAT_SECONDS = 4.0
+#: Between two renewals of the place and of what was read, seconds.
+RENEW_SECONDS = 0.5
 #: Accept tasks that wait at one intake at once.
 SEATS = 1
 #: A read of the intake waits at most this long, seconds.
 BLOCK_SECONDS = 1.0
-#: Entries that a consumer read this long ago and did not finish are taken over, seconds.
+#: Entries that a consumer read and has not renewed for so long are taken over, seconds.
 UNFINISHED_SECONDS = 5.0
-#: Workers that may die of a trigger, or fail on it, before it is set apart.
+#: Workers that may die of a trigger, one after the other, before it is set apart.
 TRIES = 3
 
 
 class Accepting:
     """Waits at an account's intake. A chunk that is accepted twice, or whose worker dies at any point,
-    changes nothing.
+    changes
+    nothing.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -44,43 +49,39 @@ class Accepting:
 
     def wait_and_accept(self, seconds: float, stopping: Stopping) -> bool:
         """Waits for ``seconds`` and accepts what comes. False: enough others wait there already."""
-        consumer = token_hex(8)
-        permits, intake, monotonic = self._store.permits, self._store.intake, self._parts.monotonic
-        if not permits.sit(consumer, SEATS, int(SEAT_SECONDS * 1000)):
+        seat = _Seat(self._parts, stopping)
+        if not seat.take():
             return False
+        end = self._parts.monotonic() + seconds
+        count = READ_FIRST
         try:
-            end = monotonic() + seconds
-            self._accept_left(consumer)
-            while not stopping() and monotonic() < end:
-                self._accept(intake.read(consumer, READ_ENTRIES, BLOCK_SECONDS))
-                if not permits.sit(consumer, SEATS, int(SEAT_SECONDS * 1000)):
-                    break
+            self._take_over(seat)
+            while self._parts.monotonic() < end and seat.keep(()):
+                entries = self._store.intake.read(seat.consumer, count, min(BLOCK_SECONDS, seconds))
+                self._accept(entries, seat)
+                count = _next_count(count, entries)
         finally:
-            permits.stand_up(consumer)
+            seat.leave()
         return True
 
-    def _accept_left(self, consumer: str) -> None:
-        """Takes over what others read and did not finish, a few at a time: one of them may be why they did
-        not.
-        """
+    def _take_over(self, seat: _Seat) -> None:
+        """Accepts what others read and did not finish, one by one: each of them may be why they did not."""
         intake = self._store.intake
-        while entries := intake.unfinished(consumer, UNFINISHED_SECONDS, 100):
-            tried = intake.deliveries(entries[0].id, entries[-1].id)
-            poison = [e for e in entries if tried.get(e.id, 0) > TRIES]
-            if poison:
-                self._chunk([], [_poison(e, "workers died while they accepted it") for e in poison])
-            # After the first failure together they go one by one, so that only the guilty one is tried again.
-            suspects = [e for e in entries if 1 < tried.get(e.id, 0) <= TRIES]
-            for entry in suspects:
-                self._accept([entry], resumed=True)
-            self._accept([e for e in entries if tried.get(e.id, 0) <= 1], resumed=True)
+        for id_ in intake.take_over(seat.consumer, UNFINISHED_SECONDS, READ_MOST):
+            if not seat.keep(()):
+                return
+            entry = intake.entry(id_)
+            if intake.begin(id_) > TRIES:
+                self._chunk([], [_poison(entry, "workers died while they accepted it")])
+            else:
+                self._accept([entry], seat, resumed=True)
 
-    def _accept(self, entries: Sequence[Entry], *, resumed: bool = False) -> None:
+    def _accept(self, entries: Sequence[Entry], seat: _Seat, *, resumed: bool = False) -> None:
         """Accepts entries in chunks of at most ``chunk_deliveries``; one that fails does not hold up the
         others.
         """
         try:
-            self._accept_together(entries, resumed=resumed)
+            self._accept_together(entries, seat, resumed=resumed)
         except AWAY:
             raise
         except Exception:
@@ -89,13 +90,13 @@ class Accepting:
                 self._chunk([], [_poison(entries[0], "the worker failed on it")])
                 return
             for entry in entries:
-                self._accept([entry], resumed=True)
+                self._accept([entry], seat, resumed=True)
 
-    def _accept_together(self, entries: Sequence[Entry], *, resumed: bool) -> None:
+    def _accept_together(self, entries: Sequence[Entry], seat: _Seat, *, resumed: bool) -> None:
         sections: list[Section] = []
         unreadable: list[Unreadable] = []
         size = 0
-        for entry in entries:
+        for at, entry in enumerate(entries):
             try:
                 parts = list(pieces(entry, self._parse(entry)))
             except InvalidTrigger as invalid:
@@ -108,6 +109,8 @@ class Accepting:
                 if size + deliveries > self._parts.settings.chunk_deliveries and sections:
                     self._chunk(sections, unreadable)
                     sections, unreadable, size = [], [], 0
+                    if not seat.keep(entries[at:]):
+                        return
                 sections.append(section)
                 size += deliveries
         if sections or unreadable:
@@ -124,6 +127,49 @@ class Accepting:
             log.warning("dead letter: entry %s: %s: %s", dead.entry, dead.where or "trigger", dead.reason)
         if filed.pending and filed.free_permits > 0:
             self._parts.hint()
+
+
+class _Seat:
+    """A place at the intake: a name as its consumer, and a lease that is renewed with what was read under
+    it.
+    """
+
+    def __init__(self, parts: Parts, stopping: Stopping) -> None:
+        self.consumer = token_hex(8)
+        self._parts = parts
+        self._stopping = stopping
+        self._renewed = parts.monotonic()
+
+    def take(self) -> bool:
+        """Takes the place, or renews it; False: it is another's."""
+        return self._parts.store.permits.sit(self.consumer, SEATS, int(SEAT_SECONDS * 1000))
+
+    def keep(self, unfinished: Sequence[Entry]) -> bool:
+        """Goes on, with entries that are still to be accepted; False: stop here, they are given back."""
+        intake = self._parts.store.intake
+        if self._parts.monotonic() - self._renewed > RENEW_SECONDS:
+            self._renewed = self._parts.monotonic()
+            if not self.take():
+                return False
+            intake.hold(self.consumer, [entry.id for entry in unfinished])
+        if self._stopping():
+            intake.give_back(self.consumer, [entry.id for entry in unfinished])
+            return False
+        return True
+
+    def leave(self) -> None:
+        """Gives the place back."""
+        self._parts.store.permits.stand_up(self.consumer)
+
+
+def _next_count(count: int, entries: Sequence[Entry]) -> int:
+    """How many entries to read next, so that they bring about READ_BYTES; it grows by steps, and shrinks
+    at once.
+    """
+    if not entries:
+        return count
+    size = sum(len(entry.trigger or b"") for entry in entries) / len(entries)
+    return max(1, min(READ_MOST, count * 8, int(READ_BYTES / (size + 1))))
 
 
 def _poison(entry: Entry, why: str) -> Unreadable:

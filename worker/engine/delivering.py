@@ -99,10 +99,12 @@ class Delivering:
             text = f"not isolated within {batch.job.budget} calls"
             return settling.settle(batch, Reject(Reason.NOT_ISOLATED, 0, text), view.now_ms)
         members, kept_out = self._sift(batch, view)
+        body = b""
         try:
-            body = wire.encode(
-                self._endpoint, [m.row.recipient for m in members], batch.campaigns, batch.content
-            )
+            if members:
+                body = wire.encode(
+                    self._endpoint, [m.row.recipient for m in members], batch.campaigns, batch.content
+                )
         except Exception:
             log.exception("batch %d could not be encoded", batch.number)
             return settling.settle(batch, _poisoned(batch), view.now_ms)

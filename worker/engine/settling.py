@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 
+from config.observability import MASK, mask
 from worker.core.decisions import Accept, By, Decision, Park, Reject, Split
 from worker.core.door import CAUSES, Fine, Lesson, Parked, Trouble, lesson
 from worker.core.model import FREES_KEY, Reason, Status
@@ -16,6 +17,9 @@ from worker.store.cells import Told
 from worker.store.deliveries import Batch, Ending, FateRow, SplitBy
 
 log = logging.getLogger("volley")
+
+#: Recipients of so few characters are not looked for in the vendor's words: they stand in every other word.
+SHORT = 3
 
 
 class Settling:
@@ -40,7 +44,7 @@ class Settling:
         settled = self._store.deliveries.settle(
             batch,
             http=decision.http,
-            text=decision.text,
+            text=self._scrubbed(batch, decision.text),
             fates=rows,
             assignment=assignment,
             freed=freed,
@@ -56,6 +60,15 @@ class Settling:
         if view is not None:
             self._teach(batch, decision, view)
         return True
+
+    def _scrubbed(self, batch: Batch, text: str) -> str:
+        """The vendor's words without the recipients and secrets that they may repeat."""
+        if not text:
+            return text
+        for recipient in (member.row.recipient.value for member in batch.members):
+            if recipient in text and len(recipient) > SHORT:
+                text = text.replace(recipient, MASK)
+        return mask(text, self._parts.settings)
 
     def _fates(
         self, batch: Batch, decision: Decision, now_ms: int, *, split: bool
@@ -136,7 +149,7 @@ class Settling:
                 began_ms=view.now_ms,
                 probe=view.probe,
                 http=decision.http,
-                text=decision.text,
+                text=self._scrubbed(batch, decision.text),
                 drop=drop,
             )
             for name in parked:

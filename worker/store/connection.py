@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 from redis import Redis
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import ConnectionError, TimeoutError  # noqa: A004  # redis-py's names
+from redis.exceptions import ConnectionError, OutOfMemoryError, ReadOnlyError, TimeoutError  # noqa: A004  # redis-py's names
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -17,8 +17,9 @@ from config.redis_url import RedisAddress, RedisSentinels, RedisServer
 #: that each use would need a cast: the store declares the shapes of its own results instead.
 RedisClient: TypeAlias = Any
 
-#: What the store raises while the server is away or too slow; the same call may succeed later.
-AWAY = (ConnectionError, TimeoutError)
+#: What the store raises while the server is away, too slow, full or a replica; the same call may succeed
+#: later.
+AWAY = (ConnectionError, TimeoutError, OutOfMemoryError, ReadOnlyError)
 #: Seconds until a command without an answer is given up. Blocking reads must end well before.
 SOCKET_TIMEOUT_SECONDS = 5.0
 #: Longest blocking read, seconds.

@@ -13,6 +13,8 @@ from worker.store.scripts import Scripts
 
 #: The stream's consumer group.
 CONSUMERS = "volley"
+#: The idle time of an entry that was given back: more than anybody waits for, ms.
+GIVEN_BACK_MS = 86_400_000
 #: How long an append may be asked for again without a second effect, ms.
 NONCE_MS = 3_600_000
 
@@ -74,23 +76,39 @@ class Intake:
             return []
         return [_entry(*item) for _, items in answer or [] for item in items]
 
-    def unfinished(self, consumer: str, idle_seconds: float, count: int) -> list[Entry]:
-        """Entries that a consumer read and has not acknowledged for that long: now this consumer's."""
+    def take_over(self, consumer: str, idle_seconds: float, count: int) -> list[str]:
+        """Ids of entries that somebody read and has not held for that long: now this consumer's."""
         try:
-            _, items, *_ = self._client.xautoclaim(
-                self.stream, CONSUMERS, consumer, int(idle_seconds * 1000), "0-0", count=count
+            answer = self._client.xautoclaim(
+                self.stream, CONSUMERS, consumer, int(idle_seconds * 1000), "0-0", count=count, justid=True
             )
         except ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
             self.open()
             return []
-        return [_entry(*item) for item in items]
+        return [id_.decode() for id_ in answer]
 
-    def deliveries(self, first: str, last: str) -> dict[str, int]:
-        """How often each unfinished entry between these ids was given to a consumer."""
-        found = self._client.xpending_range(self.stream, CONSUMERS, first, last, 1000)
-        return {item["message_id"].decode(): item["times_delivered"] for item in found}
+    def entry(self, id_: str) -> Entry:
+        """One entry by its id; without a trigger when it is gone."""
+        found = self._client.xrange(self.stream, id_, id_)
+        return _entry(*found[0]) if found else Entry(id_, None)
+
+    def hold(self, consumer: str, ids: Sequence[str]) -> None:
+        """Says that these entries are still being worked on, so that nobody takes them over."""
+        if ids:
+            self._client.xclaim(self.stream, CONSUMERS, consumer, 0, list(ids), justid=True)
+
+    def give_back(self, consumer: str, ids: Sequence[str]) -> None:
+        """Leaves entries that were read to whoever takes over next, at once."""
+        if ids:
+            self._client.xclaim(
+                self.stream, CONSUMERS, consumer, 0, list(ids), idle=GIVEN_BACK_MS, justid=True
+            )
+
+    def begin(self, id_: str) -> int:
+        """Counts that an entry which was taken over is begun again; how often that was."""
+        return int(self._client.hincrby(f"{self._root}tried", id_, 1))
 
     def progress(self, entry: str) -> int:
         """The next piece wanted of a trigger that is accepted in pieces."""
@@ -116,6 +134,10 @@ class Intake:
                 reason=fields.get(b"reason", b"").decode(),
                 trigger=fields.get(b"trigger", b""),
             )
+
+    def bury(self, trigger: bytes, where: str, reason: str) -> None:
+        """Adds a dead letter that never was in the stream."""
+        self._client.xadd(self.dead, {"trigger": trigger, "where": where, "reason": reason, "entry": ""})
 
     def put_back(self, id_: str) -> bool:
         """Appends a dead letter to the stream again, as it was; False when there is none of that id."""

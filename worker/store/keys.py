@@ -7,6 +7,7 @@ the numbered keys from it; lua/_prelude.lua explains segments, lanes, flows and 
     nonce:<id>          string    an append that was made, and the entries it gave
     dead                stream    triggers that could not be understood, with their reason
     accepting           hash      entry id -> next piece of a trigger that is larger than a chunk
+    tried               hash      entry id -> how often it was begun after its reader was gone
     next                hash      the last numbers given: delivery, group, batch, job
     gid:<p><digest>     string    the number of the group (priority, content)
     group:<gid>         hash      a group: content, priority, live deliveries, its lanes

@@ -92,7 +92,7 @@ class Outcomes:
         answers = pipe.execute() if groups else []
         names = dict(zip(groups, answers, strict=False))
         said = dict(zip(batches, answers[len(groups) :], strict=False))
-        return [_outcome(n, cell, row, names[row.group], said.get(cell.batch)) for n, cell, row in found]
+        return [_outcome(n, cell, row, names[row.group], _said(said, cell)) for n, cell, row in found]
 
     def by_trigger(self, entry: str, only: Filter = Filter()) -> Iterator[Outcome]:
         """The deliveries of the trigger with this stream entry id, in order."""
@@ -193,6 +193,11 @@ class Outcomes:
                     # Between the two answers a trigger may have been accepted, or the segment forgotten.
                     if offset < len(rows) and len(cell) == CELL_BYTES:
                         yield n, read_cell(cell), read_row(rows[offset])
+
+
+def _said(said: dict[int, bytes | None], cell: Cell) -> bytes | None:
+    """The vendor's words about a delivery's batch; a duplicate was in none."""
+    return None if cell.status is Status.DUPLICATE else said.get(cell.batch)
 
 
 def _is_to(recipient: Recipient) -> Callable[[Row], bool]:

@@ -90,7 +90,7 @@ def work(settings: Settings, store: Store) -> Iterator[Callable[[], None]]:
 
         def until_idle() -> None:
             while store.status().intake:
-                engine.wait_and_accept(60, iter([False, True]).__next__)
+                engine.wait_and_accept(0.01, lambda: False)
             engine.deliver(60, lambda: False)
 
         yield until_idle

@@ -1,4 +1,4 @@
-"""What the store's tests share: one account on a real server, the steps of a life as single calls, and an audit.
+"""What the store's tests share: an account on a real server, the steps of a life as single calls, an audit.
 
 The audit reads every key of the account and counts again: cells, counters, groups, lanes, sleepers, batches.
 It runs after every test that uses `ground`.
@@ -15,7 +15,7 @@ import pytest
 from redis import Redis
 
 from worker.clevertap import wire
-from worker.core.model import FREES_KEY, LIVE, STATUS_CODES, Reason, Status, Trigger
+from worker.core.model import FREES_KEY, LIVE, RETRYABLE, STATUS_CODES, Reason, Status, Trigger
 from worker.core.planning import Limits, plan
 from worker.store import Store
 from worker.store.cells import CELL_BYTES, SEGMENT, Cell, read_cell, read_row
@@ -141,10 +141,6 @@ class Ground:
         """These deliveries, expired when their batch was to be sent."""
         return [KeptOut(ending, Status.EXPIRED, Reason.EXPIRED) for ending in endings]
 
-    def kept_out(self, endings: Sequence[Ending]) -> list[KeptOut]:
-        """These deliveries, expired when their batch was to be sent."""
-        return [KeptOut(ending, Status.EXPIRED, Reason.EXPIRED) for ending in endings]
-
     def hold(self, token: str, lease_ms: int = LONG_MS, *, most: int = 100) -> bool:
         """Takes or renews a permit, of so many that there are."""
         return self.store.permits.acquire(token, most, lease_ms)
@@ -182,7 +178,7 @@ class Ground:
     def requeue(self, *numbers: int, may_take: Sequence[Status] | None = None) -> Requeued:
         """Sends again what ended."""
         found = self.outcomes.of(numbers)
-        states = may_take or [Status.FAILED, Status.REJECTED, Status.UNKNOWN, Status.EXPIRED, Status.CANCELLED]
+        states = may_take or list(RETRYABLE)
         return self.deliveries.requeue(
             states, [(self.ending(o), self.deliveries.window_of(o.row)) for o in found]
         )
@@ -277,9 +273,7 @@ def parsed(entry: Entry) -> tuple[Trigger, ...]:
 def sections(entry: Entry, size: int = 100_000) -> list[Section]:
     """An entry in pieces of `size` recipients."""
     cuts = [
-        (trigger, first)
-        for trigger in parsed(entry)
-        for first in range(0, len(trigger.recipients), size)
+        (trigger, first) for trigger in parsed(entry) for first in range(0, len(trigger.recipients), size)
     ]
     return [
         Section(entry.id, piece, piece == len(cuts) - 1, trigger, trigger.recipients[first : first + size])
@@ -433,4 +427,3 @@ def ground(client: Redis) -> Iterator[Ground]:
 def forgetful_ground(client: Redis) -> Ground:
     """An account that forgets at once what has ended (retention 1 ms). Not audited by itself."""
     return Ground(client, retention_ms=1)
-

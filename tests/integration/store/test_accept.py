@@ -26,7 +26,7 @@ def test_an_accepted_trigger_is_pending_once_for_each_recipient_and_campaign(gro
 def test_an_accepted_entry_leaves_the_stream(ground: Ground) -> None:
     ground.file("a")
     assert ground.status().intake == 0
-    assert ground.store.intake.unfinished("other", 0, 10) == []
+    assert ground.store.intake.take_over("other", 0, 10) == []
 
 
 def test_a_second_delivery_with_a_live_key_ends_as_duplicate_and_names_the_first(ground: Ground) -> None:
@@ -230,9 +230,8 @@ def test_deliveries_that_expire_are_found_when_their_time_has_come(
     due = eventually(ground.deliveries.due_ending)
     assert due.deliveries == range(1, 5)
     assert ground.deliveries.due_ending() == due, "it stays until it is done"
-    assert ground.deliveries.finish(
-        Status.EXPIRED, Reason.EXPIRED, [Status.PENDING], ground.endings(due.deliveries)
-    ) == 4
+    endings = ground.endings(due.deliveries)
+    assert ground.deliveries.finish(Status.EXPIRED, Reason.EXPIRED, [Status.PENDING], endings) == 4
     ground.deliveries.ending_done(due)
     ground.deliveries.ending_done(due)
     assert ground.deliveries.due_ending() is None

@@ -195,9 +195,7 @@ def test_lanes_of_the_same_people_share_a_call(ground: Ground) -> None:
     ground.file("c", campaigns=[65, 66, 67])
     batch = ground.claim()
     assert len(batch) >= 3
-    assert sorted(ground.drain()) == sorted(
-        set(range(6)) - {n for m in batch.members for n in m.deliveries}
-    )
+    assert sorted(ground.drain()) == sorted(set(range(6)) - {n for m in batch.members for n in m.deliveries})
 
 
 def test_only_the_campaigns_that_a_plan_names_are_taken(ground: Ground) -> None:

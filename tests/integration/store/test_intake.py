@@ -52,13 +52,13 @@ def test_each_entry_is_read_by_one_consumer(ground: Ground) -> None:
 def test_an_entry_of_a_dead_consumer_is_taken_over_only_after_its_time(ground: Ground) -> None:
     (entry,) = ground.append(ground.body("a"))
     ground.read("dead")
-    assert ground.store.intake.unfinished("heir", 3600, 10) == []
-    assert [e.id for e in ground.store.intake.unfinished("heir", 0, 10)] == [entry]
+    assert ground.store.intake.take_over("heir", 3600, 10) == []
+    assert ground.store.intake.take_over("heir", 0, 10) == [entry]
 
 
 def test_taking_over_without_a_stream_makes_it(ground: Ground) -> None:
     ground.client.delete(ground.store.intake.stream)
-    assert ground.store.intake.unfinished("heir", 0, 10) == []
+    assert ground.store.intake.take_over("heir", 0, 10) == []
     ground.append(ground.body("a"))
     assert len(ground.read()) == 1
 
@@ -70,7 +70,7 @@ def test_consumers_that_hold_nothing_are_forgotten_and_the_others_kept(ground: G
     ground.store.intake.forget_consumers(-1)
     names = [c["name"] for c in ground.client.xinfo_consumers(ground.store.intake.stream, "volley")]
     assert names == [b"holds"]
-    assert len(ground.store.intake.unfinished("heir", 0, 10)) == 1
+    assert len(ground.store.intake.take_over("heir", 0, 10)) == 1
 
 
 def test_forgetting_consumers_of_no_stream_does_nothing(ground: Ground) -> None:
@@ -141,4 +141,4 @@ def test_good_and_bad_entries_of_one_chunk_are_both_acknowledged(ground: Ground)
     ground.deliveries.accept(ground.sections(good), [], 3)
     ground.dead_letter(bad)
     assert ground.status().intake == 0
-    assert ground.store.intake.unfinished("heir", 0, 10) == []
+    assert ground.store.intake.take_over("heir", 0, 10) == []

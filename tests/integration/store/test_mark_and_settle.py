@@ -199,9 +199,7 @@ def test_one_fate_for_each_of_many_deliveries(ground: Ground) -> None:
     fates = [FateRow(X, Reason.REFUSED, 1, None), FateRow(R, Reason.THROTTLED, 0, 3_600_000)]
     assignment = bytes(1 + n % 2 for n in range(5000))
     freed = [e for i, e in enumerate(ground.endings_of(batch)) if i % 2 == 0]
-    assert ground.deliveries.settle(
-        batch, http=400, text="", fates=fates, assignment=assignment, freed=freed
-    )
+    assert ground.deliveries.settle(batch, http=400, text="", fates=fates, assignment=assignment, freed=freed)
     assert (ground.total(X), ground.total(R)) == (2500, 2500)
     assert len(ground.dedupe_keys()) == 2500
 

@@ -30,9 +30,9 @@ def test_cancelling_twice_cancels_once(ground: Ground) -> None:
     ground.file("a")
     endings = ground.endings([0])
     for ended in (1, 0):
-        assert ground.deliveries.finish(
-            Status.CANCELLED, Reason.CANCELLED, [Status.PENDING], endings
-        ) == ended
+        assert (
+            ground.deliveries.finish(Status.CANCELLED, Reason.CANCELLED, [Status.PENDING], endings) == ended
+        )
     assert ground.total(Status.CANCELLED) == 1
 
 

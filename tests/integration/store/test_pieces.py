@@ -23,8 +23,8 @@ def test_a_death_between_any_two_pieces_loses_and_doubles_nothing(ground: Ground
     for piece in pieces[:done]:
         ground.deliveries.accept([piece], [], 3)
         ground.audit()
-    (entry,) = ground.store.intake.unfinished("heir", 0, 10)
-    assert entry.id == entry_id
+    assert ground.store.intake.take_over("heir", 0, 10) == [entry_id]
+    entry = ground.store.intake.entry(entry_id)
     assert ground.store.intake.progress(entry_id) == done
     rest = ground.sections(entry, 2)[done:]
     assert ground.deliveries.accept(rest, [], 3).passed_over == 0
@@ -57,7 +57,7 @@ def test_two_processes_on_one_trigger_accept_each_piece_once(ground: Ground) -> 
     ground.append(ground.body(*PEOPLE))
     entry = ground.read("slow")[0]
     slow, heir = ground.sections(entry, 2), ground.sections(entry, 2)
-    ground.store.intake.unfinished("heir", 0, 10)
+    ground.store.intake.take_over("heir", 0, 10)
     passed = [
         ground.deliveries.accept([piece], [], 3).passed_over
         for pair in zip(slow, heir, strict=True)

@@ -28,7 +28,8 @@ def test_a_refused_batch_becomes_two_halves_of_its_recipients(ground: Ground) ->
     first, second = ground.claim_part(), ground.claim_part()
     assert (_people(first), _people(second)) == (["a", "b"], ["c"])
     for part in (first, second):
-        assert part is not None and part.job is not None
+        assert part is not None
+        assert part.job is not None
         assert (part.campaigns, part.job.calls, part.job.budget) == ((65, 66), 0, 7)
     assert ground.claim_part() is None
     assert ground.deliveries.view() is None
@@ -148,7 +149,8 @@ def test_a_content_that_ends_its_workers_one_after_the_other_is_set_apart(
     found: list[Batch | bool] = []
     while not any(isinstance(f, Batch) for f in found):
         _claim_and_die(ground, f"dead {len(found)}")
-        found.append(eventually(lambda: ground.deliveries.recover("heir", 60_000)))
+        left: Batch | bool = eventually(lambda: ground.deliveries.recover("heir", 60_000))
+        found.append(left)
     poison = found.pop()
     assert found == [True] * 5
     assert isinstance(poison, Batch)
@@ -159,7 +161,7 @@ def test_a_content_that_ends_its_workers_one_after_the_other_is_set_apart(
 def test_claims_that_were_all_left_by_one_mishap_are_no_poison(
     ground: Ground, eventually: Eventually
 ) -> None:
-    """A machine that dies with several workers, or a Redis that stalls while each of three asks three times."""
+    """A machine that dies with several workers, or a Redis that stalls while three ask three times each."""
     ground.file_people(9)
     for i in range(9):
         _claim_and_die(ground, f"dead {i}")

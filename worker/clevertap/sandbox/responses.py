@@ -18,8 +18,9 @@ async def write(request: web.Request, answer: Answer) -> web.StreamResponse:
     response = web.Response(
         status=answer.status, body=answer.body, headers=answer.headers, content_type="application/json"
     )
-    await response.prepare(request)
-    await response.write_eof()
+    with suppress(ConnectionError):  # the client has left
+        await response.prepare(request)
+        await response.write_eof()
     return response
 
 

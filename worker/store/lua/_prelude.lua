@@ -17,6 +17,9 @@
 
 local root = KEYS[1]
 local CELL, HEAD, SEG, EPOCH = 26, 14, 1024, 1577836800000
+-- Reasons of a delivery whose message may be out (core/retry.py has the same list): it is never recorded as not
+-- sent, and its dedupe key is kept.
+local MAYBE_SENT = { [12] = true, [13] = true, [14] = true }
 local LIVE = { s = true, p = true, i = true, r = true }
 
 local clock = redis.call('TIME')
@@ -349,4 +352,15 @@ local function drop_batch(batch)
   redis.call('DEL', root .. 'batch:' .. batch)
   redis.call('ZREM', root .. 'flight', batch)
   redis.call('ZREM', root .. 'splitting', batch)
+end
+
+-- The cell of a delivery that ends by `ended` (a head) without this batch having been sent, its key freed; or as
+-- unknown with its key kept, when an earlier attempt may have been sent.
+local function end_unsent(cell, ended, digest, n)
+  local reason = reason_of(cell)
+  if MAYBE_SENT[reason] then
+    return head('u', reason, 0, batch_of(cell)) .. string.sub(cell, HEAD + 1)
+  end
+  free_key(digest, n)
+  return ended .. string.sub(cell, HEAD + 1)
 end

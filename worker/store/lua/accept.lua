@@ -189,7 +189,9 @@ for _, lane in ipairs(order) do
   else file(lane.gid, lane.campaigns, lane.rows) end
 end
 flush(retention)
+local tried = redis.call('EXISTS', root .. 'tried') == 1
 for first = 1, #done, 4000 do
+  if tried then redis.call('HDEL', root .. 'tried', unpack(done, first, math.min(first + 3999, #done))) end
   redis.call('XDEL', stream, unpack(done, first, math.min(first + 3999, #done)))
 end
 return { filed, duplicates, passed, permits - redis.call('ZCOUNT', root .. 'permits', now, '+inf'), first_n }

@@ -4,6 +4,8 @@
 -- ARGV  1 status letter  2 reason  3 letters of the states it may end  4 retention (ms)
 --       5... { delivery, gid, dedupe digest or '' } triples
 -- Result how many were ended; the others had moved on and are left alone
+--
+-- One that may have been sent by an earlier attempt ends as unknown instead, and keeps its key.
 
 local letter, allowed, retention = ARGV[1], ARGV[3], tonumber(ARGV[4])
 local ended, ended_head, groups, order, named = 0, head(letter, tonumber(ARGV[2]), 0, 0), {}, {}, {}
@@ -24,8 +26,7 @@ for _, gid in ipairs(order) do
   local old, new = read_cells(ns), {}
   for i, cell in ipairs(old) do
     if cell ~= '' and string.find(allowed, status_of(cell), 1, true) then
-      new[i] = ended_head .. string.sub(cell, HEAD + 1)
-      free_key(keys[i], ns[i])
+      new[i] = end_unsent(cell, ended_head, keys[i], ns[i])
       ended = ended + 1
     end
   end

@@ -18,16 +18,16 @@ if held[1] == 'wire' then return 1 end
 if tonumber(redis.call('ZSCORE', root .. 'permits', token) or '0') <= now then return 0 end
 
 if #ARGV > 4 then
-  local ended, ns, heads = {}, {}, {}
+  local ended, ns, heads, keys = {}, {}, {}, {}
   for i = 5, #ARGV, 4 do
     local n = tonumber(ARGV[i])
     ns[#ns + 1] = n
     ended[n] = true
     heads[#heads + 1] = head(ARGV[i + 1], tonumber(ARGV[i + 2]), 0, tonumber(batch))
-    free_key(ARGV[i + 3], n)
+    keys[#keys + 1] = ARGV[i + 3]
   end
   local old, new = read_cells(ns), {}
-  for i, cell in ipairs(old) do new[i] = heads[i] .. string.sub(cell, HEAD + 1) end
+  for i, cell in ipairs(old) do new[i] = end_unsent(cell, heads[i], keys[i], ns[i]) end
   write_cells(ns, held[3], old, new)
   flush(retention)
   local kept = {}

@@ -18,7 +18,17 @@ local held = redis.call('HMGET', key, 'state', 'gid', 'rows', 'campaigns')
 local gid, ns, names = held[2], numbers(held[3]), words(held[4])
 local old = read_cells(ns)
 
-if held[1] == 'claimed' and redis.call('HINCRBY', root .. 'group:' .. gid, 'crashes', 1) <= CRASHES then
+-- Batches that were claimed before the last such crash are left by the same mishap: it counts once.
+local poison = false
+if held[1] == 'claimed' then
+  local group = root .. 'group:' .. gid
+  if tonumber(batch) > tonumber(redis.call('HGET', group, 'crashed') or '0') then
+    redis.call('HSET', group, 'crashed', redis.call('HGET', root .. 'next', 'batch'))
+    poison = redis.call('HINCRBY', group, 'crashes', 1) > CRASHES
+  end
+end
+
+if held[1] == 'claimed' and not poison then
   local new, rows = {}, {}
   local pending = string.sub(head('p', 0, 0, tonumber(batch)), 3)
   for i, cell in ipairs(old) do new[i] = 'p' .. string.sub(cell, 2, 2) .. pending .. string.sub(cell, HEAD + 1) end

@@ -5,12 +5,15 @@
 --       3... { delivery, gid, dedupe digest or '', window (ms) } quadruples
 -- Result { taken, moved on meanwhile, key held by another delivery, content gone }
 --
+-- One that may have been sent keeps that reason: whatever comes of the second send, it never ends as not sent.
 -- Run twice, the second time finds them pending and takes none. A key that was freed is taken again first, so
 -- that a later delivery of the same key, which has it now, is not joined by a second send.
 
 local allowed, retention = ARGV[1], tonumber(ARGV[2])
 local taken, moved_on, held, gone = 0, 0, 0, 0
 local pending = head('p', 18, 0, 0)
+local unsure = {}
+for reason in pairs(MAYBE_SENT) do unsure[reason] = head('p', reason, 0, 0) end
 for i = 3, #ARGV, 4 do
   local n, gid, digest, window = tonumber(ARGV[i]), ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
   local old = read_cells({ n })
@@ -24,7 +27,7 @@ for i = 3, #ARGV, 4 do
     if holder and tonumber(holder) ~= n then
       held = held + 1
     else
-      write_cells({ n }, gid, old, { pending .. '\0' .. string.sub(old[1], HEAD + 2) })
+      write_cells({ n }, gid, old, { (unsure[reason_of(old[1])] or pending) .. '\0' .. string.sub(old[1], HEAD + 2) })
       file(gid, campaign_of(old[1]), { row_of({ n }) })
       taken = taken + 1
     end
