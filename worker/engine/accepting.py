@@ -19,9 +19,9 @@ log = logging.getLogger("volley")
 #: Deliveries in one piece of a large trigger. Not a setting: a piece's number must mean the same to every
 #: worker.
 PIECE_DELIVERIES = 1000
-#: Entries read from the intake at once: at first, and at most.
-READ_FIRST, READ_MOST = 16, 1000
-#: Bytes that one read should bring, about: the next one asks for as many entries as lately made that much.
+#: Entries read from the intake at once at most.
+READ_MOST = 1000
+#: Bytes that one read should bring, about: it asks for as many entries as make that much by what waits there.
 READ_BYTES = 4_194_304
 #: How long the place of an accept task is leased, seconds.
 SEAT_SECONDS = 4.0
@@ -53,13 +53,14 @@ class Accepting:
         if not seat.take():
             return False
         end = self._parts.monotonic() + seconds
-        count = READ_FIRST
         try:
+            count = _count(self._store.intake.entry_bytes())
             self._take_over(seat)
             while self._parts.monotonic() < end and seat.keep(()):
                 entries = self._store.intake.read(seat.consumer, count, min(BLOCK_SECONDS, seconds))
                 self._accept(entries, seat)
-                count = _next_count(count, entries)
+                if entries:
+                    count = min(count * 8, _count(sum(len(e.trigger or b"") for e in entries) / len(entries)))
         finally:
             seat.leave()
         return True
@@ -162,14 +163,9 @@ class _Seat:
         self._parts.store.permits.stand_up(self.consumer)
 
 
-def _next_count(count: int, entries: Sequence[Entry]) -> int:
-    """How many entries to read next, so that they bring about READ_BYTES; it grows by steps, and shrinks
-    at once.
-    """
-    if not entries:
-        return count
-    size = sum(len(entry.trigger or b"") for entry in entries) / len(entries)
-    return max(1, min(READ_MOST, count * 8, int(READ_BYTES / (size + 1))))
+def _count(entry_bytes: float) -> int:
+    """How many entries to read, so that they bring about READ_BYTES."""
+    return max(1, min(READ_MOST, int(READ_BYTES / (entry_bytes + 1))))
 
 
 def _poison(entry: Entry, why: str) -> Unreadable:

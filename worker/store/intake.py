@@ -76,6 +76,14 @@ class Intake:
             return []
         return [_entry(*item) for _, items in answer or [] for item in items]
 
+    def entry_bytes(self) -> float:
+        """About how large the entries are that wait in the stream, in Redis's memory; 0 when none does."""
+        pipe = self._client.pipeline(transaction=False)
+        pipe.xlen(self.stream)
+        pipe.memory_usage(self.stream, samples=5)
+        waiting, size = pipe.execute()
+        return size / waiting if waiting and size else 0.0
+
     def take_over(self, consumer: str, idle_seconds: float, count: int) -> list[str]:
         """Ids of entries that somebody read and has not held for that long: now this consumer's."""
         try:

@@ -142,15 +142,18 @@ def _claim_and_die(ground: Ground, token: str) -> None:
     ground.claim(token, recipients=1, lease_ms=20)
 
 
+def _left(ground: Ground) -> Batch | bool:
+    return ground.deliveries.recover("heir", 60_000)
+
+
 def test_a_content_that_ends_its_workers_one_after_the_other_is_set_apart(
     ground: Ground, eventually: Eventually
 ) -> None:
     ground.file("a")
-    found: list[Batch | bool] = []
+    found: list[object] = []
     while not any(isinstance(f, Batch) for f in found):
         _claim_and_die(ground, f"dead {len(found)}")
-        left: Batch | bool = eventually(lambda: ground.deliveries.recover("heir", 60_000))
-        found.append(left)
+        found.append(eventually(lambda: _left(ground)))
     poison = found.pop()
     assert found == [True] * 5
     assert isinstance(poison, Batch)
