@@ -1,0 +1,232 @@
+"""Refusals met by real workers, beat and sandbox: what each costs in calls, and that nothing is lost by it."""
+
+from __future__ import annotations
+
+import math
+import random
+import sys
+import threading
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+
+from worker.clevertap.sandbox import CampaignState, Credentials, Fault, FaultKind, Totals, Verdict
+from worker.core.door import TROUBLE_AFTER, TROUBLE_PAUSES_MS
+from worker.core.model import Reason, Status
+from worker.store.outcomes import Filter
+
+if TYPE_CHECKING:
+    from tests.acceptance.conftest import Stack
+    from tests.conftest import Process
+
+ACCOUNT_ID = "TEST-ACCOUNT"
+#: Requests in flight of the stack's account.
+PERMITS = 3
+
+#: A worker with two bugs: it fails on every trigger that says "poison", and on every call to "unencodable".
+BUGGY_WORKER = """
+import sys
+from celery.bin.celery import main
+from worker.clevertap import wire
+
+parse, encode = wire.parse, wire.encode
+
+def fail_on_poison(raw, **limits):
+    if b"poison" in raw:
+        raise RuntimeError("a bug")
+    return parse(raw, **limits)
+
+def fail_on_one(endpoint, recipients, campaigns, content):
+    if any(recipient.value == "unencodable@example.com" for recipient in recipients):
+        raise RuntimeError("another bug")
+    return encode(endpoint, recipients, campaigns, content)
+
+wire.parse, wire.encode = fail_on_poison, fail_on_one
+sys.argv = ["celery", "-A", "worker.app", "worker", *sys.argv[1:]]
+main()
+"""
+
+
+def watch(seconds: float) -> None:
+    """Lets the world go on: a time of which something is asserted, never a wait for an effect."""
+    threading.Event().wait(seconds)
+
+
+def error_lines(*processes: Process) -> list[str]:
+    return [line for process in processes for line in process.output.splitlines() if " ERROR " in line]
+
+
+def volley(stack: Stack, *arguments: str) -> str:
+    """Runs a command to its end; what it said."""
+    command = stack.processes.python("-m", "worker", *arguments, environ=stack.environ)
+    assert command.wait() == 0, command.output
+    return command.output
+
+
+def throttled(totals: Totals) -> int:
+    return totals.verdicts.get(Verdict.OVER_LIMIT, 0)
+
+
+def personal(stack: Stack, name: str, count: int) -> list[dict[str, object]]:
+    """Triggers of a content of their own each, so that each needs a call."""
+    return [
+        stack.trigger(f"{name}{n}@example.com", ExternalTrigger={"Name": f"{name}{n}"}) for n in range(count)
+    ]
+
+
+def test_bad_credentials_under_a_backlog_cost_a_handful_of_calls_and_lose_nothing(stack: Stack) -> None:
+    stack.sandbox.change(credentials={ACCOUNT_ID: Credentials("another", "token")})
+    for n in range(100):
+        people = (f"p{m}@example.com" for m in range(1000))
+        stack.append([stack.trigger(*people, ExternalTrigger={"Name": f"{n}"})])
+    worker = stack.worker()
+    beat = stack.beat()
+    stack.eventually(lambda: stack.store.status().parked)
+    stack.eventually(lambda: not stack.store.status().intake)
+    watch(15)
+
+    # Those that were in flight together when the first answer came.
+    assert stack.sandbox.ledger.totals().requests <= PERMITS
+    status = stack.store.status()
+    assert [(thing.name, thing.reason) for thing in status.parked] == [("*", Reason.CREDENTIALS)]
+    assert (status.total(Status.PENDING), status.live) == (100_000, 100_000)
+    assert {outcome.attempts for outcome in stack.outcomes()} == {0}
+    (line,) = error_lines(worker, beat)
+    assert "account default is parked (credentials)" in line
+    said = volley(stack, "status")
+    assert "another region's" in said
+    assert "credentials" in said
+
+    stack.sandbox.change(credentials=None)
+    assert "no longer parked" in volley(stack, "resume", "--all", "--yes")
+    stack.await_ended(100_000)
+    assert stack.tally() == {Status.ACCEPTED: 100_000}
+    assert {outcome.attempts for outcome in stack.outcomes()} == {1}
+    assert not stack.disagreements()
+    assert len(error_lines(worker, beat)) == 1
+
+
+def test_a_ceiling_that_others_lower_is_found_and_left_again_when_it_rises(stack: Stack) -> None:
+    stack.sandbox.change(latency_ms=(20, 40))
+    stack.append(personal(stack, "p", 2_400))
+    stack.worker()
+    stack.beat()
+    stack.await_requests(300)
+    assert throttled(stack.sandbox.ledger.totals()) == 0
+    stack.sandbox.change(ceiling=1)
+    stack.eventually(lambda: stack.store.status().permits_usable == 1, 10)
+    found = stack.sandbox.ledger.totals()
+    stack.await_requests(found.requests + 500)
+    lowered = stack.sandbox.ledger.totals()
+    stack.sandbox.change(ceiling=PERMITS)
+    # At most 160 calls go by from one rise to the next.
+    stack.eventually(lambda: stack.store.status().permits_usable in {None, PERMITS}, 60)
+    risen = stack.sandbox.ledger.totals()
+    stack.await_ended(2_400)
+
+    calls, refused = lowered.requests - found.requests, throttled(lowered) - throttled(found)
+    sys.stdout.write(
+        f"found after {throttled(found)} times 429, then {refused} in {calls} calls; "
+        f"risen after {risen.requests - lowered.requests} calls\n"
+    )
+    assert throttled(found) <= 2 * PERMITS
+    assert refused <= calls * 0.04
+    assert {(o.status, o.attempts) for o in stack.outcomes()} == {(Status.ACCEPTED, 1)}
+    assert not stack.disagreements()
+
+
+def test_an_outage_costs_a_few_calls_and_the_backlog_drains_after_it(stack: Stack) -> None:
+    outage_seconds = 20
+    stack.environ["VOLLEY_MAX_ATTEMPTS"] = "20"
+    stack.sandbox.change(latency_ms=(10, 20))
+    stack.append(personal(stack, "p", 1_000))
+    worker = stack.worker()
+    beat = stack.beat()
+    stack.await_requests(100)
+    stack.sandbox.add_fault(Fault(kind=FaultKind.ANSWER, status=503))
+    before = stack.sandbox.ledger.totals().requests
+    watch(outage_seconds)
+    stack.sandbox.clear_faults()
+    cost = stack.sandbox.ledger.totals().requests - before
+    sys.stdout.write(f"{cost} calls in {outage_seconds} s of 503\n")
+    # Those that shut the door, those in flight with the last of them, and a probe after each pause.
+    assert cost <= TROUBLE_AFTER + PERMITS - 1 + probes_within(outage_seconds * 1000)
+    (line,) = error_lines(worker, beat)
+    assert "account default is parked (server_error)" in line
+    stack.await_ended(1_000)
+    assert stack.tally() == {Status.ACCEPTED: 1_000}
+    assert stack.store.status().parked == ()
+    assert not stack.disagreements()
+
+
+def probes_within(ms: int) -> int:
+    """Probes that an outage of this length sees at most."""
+    probes, at = 0, 0
+    while True:
+        at += TROUBLE_PAUSES_MS[min(probes, len(TROUBLE_PAUSES_MS) - 1)]
+        if at > ms:
+            return probes
+        probes += 1
+
+
+@pytest.mark.timeout(180)
+def test_when_everything_goes_wrong_at_once_ledger_and_outcomes_agree(stack: Stack) -> None:
+    bad = [f"bad{n}@example.com" for n in range(6)]
+    stack.environ |= {"VOLLEY_MAX_ATTEMPTS": "30", "VOLLEY_REQUEST_DEADLINE": "1", "VOLLEY_PERMIT_LEASE": "6"}
+    stack.sandbox.change(
+        latency_ms=(5, 30),
+        bad_recipients=frozenset(bad),
+        campaigns={"71": CampaignState.STOPPED, "72": CampaignState.MISSING},
+    )
+    answer, body = FaultKind.ANSWER, "<html>a proxy</html>"
+    for fault in (
+        Fault(kind=answer, status=503, probability=0.06),
+        Fault(kind=answer, status=429, probability=0.02),
+        Fault(kind=answer, status=429, probability=0.01, retry_after="1"),
+        Fault(kind=answer, status=200, body=body, probability=0.01),
+        Fault(kind=answer, status=200, body=body, probability=0.01, after_accepting=True),
+        Fault(kind=FaultKind.HANG, probability=0.005),
+        Fault(kind=FaultKind.HANG, probability=0.005, after_accepting=True),
+        Fault(kind=FaultKind.CUT, probability=0.01),
+        Fault(kind=FaultKind.CUT, probability=0.01, after_accepting=True),
+    ):
+        stack.sandbox.add_fault(fault)
+    shared = [f"m{n}@example.com" for n in range(400)]
+    triggers = [
+        # Many for one call, with bad ones among them, to campaigns of which one is stopped and one missing.
+        stack.trigger(*shared, *bad[:3], campaign=[70, 71, 73], ExternalTrigger={"Name": "a"}),
+        stack.trigger(*shared, campaign=[70, 72], ExternalTrigger={"Name": "b"}),
+        stack.trigger(*shared[:50], *bad, "unencodable@example.com", ExternalTrigger={"Name": "c"}),
+        stack.trigger("victim@example.com", ExternalTrigger={"Name": "poison"}),
+        *personal(stack, "p", 300),
+    ]
+    random.Random(7).shuffle(triggers)
+    for first in range(0, len(triggers), 20):
+        stack.append(triggers[first : first + 20])
+    for _ in range(2):
+        stack.processes.python("-c", BUGGY_WORKER, "--without-gossip", "--without-mingle", environ=stack.environ)
+    stack.beat()
+    deliveries = 403 * 3 + 400 * 2 + 57 + 300
+    stack.await_ended(deliveries, 120)
+
+    totals = stack.sandbox.ledger.totals()
+    tally = Counter((o.status.value, o.reason.label) for o in stack.outcomes())
+    sys.stdout.write(f"{totals}\n{tally}\n")
+    assert not stack.disagreements()
+    # No pair is in the ledger that is not said to be accepted or unknown, and none of them twice.
+    assert totals.accepted == totals.pairs or stack.sandbox.ledger.duplicates() == []
+    assert {status for status, _ in tally} <= {"accepted", "rejected", "unknown"}
+    by = {(o.campaign, o.recipient.value): o for o in stack.outcomes()}
+    assert all(by[72, who].status is not Status.ACCEPTED for who in shared)
+    assert all(by[71, who].status is not Status.ACCEPTED for who in shared)
+    assert all(o.status is not Status.ACCEPTED for (_, who), o in by.items() if who in bad)
+    found = by[1709550110, "unencodable@example.com"]
+    assert (found.status, found.reason) == (Status.REJECTED, Reason.POISON)
+    (dead,) = stack.store.intake.dead_letters()
+    assert b"poison" in dead.trigger
+    assert stack.most_in_flight <= PERMITS
+    disturbed = sum(r.fault is not None for r in stack.sandbox.ledger.requests())
+    splitting = sum(2 * b * math.log2(n / b) + 2 * b + 1 for b, n in ((3, 403), (6, 57), (1, 57))) + 2 * 3
+    sys.stdout.write(f"{totals.requests} calls, {disturbed} of them disturbed, splitting may take {splitting:.0f}\n")
+    assert totals.requests - disturbed <= 300 + splitting + disturbed
