@@ -82,6 +82,8 @@ StoppedChoice = Annotated[Stopped, Field(strict=False), BeforeValidator(choice)]
 UnknownChoice = Annotated[Unknown, Field(strict=False), BeforeValidator(choice)]
 InFlight = Annotated[int, Field(ge=1, le=100)]
 CallSeconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False), Unit("seconds")]
+Reserve = Annotated[int, Field(ge=0, le=99)]
+Weight = Annotated[int, Field(ge=1, le=1000)]
 Recipients = Annotated[int, Field(ge=1, le=1000)]
 Attempts = Annotated[int, Field(ge=1, le=100)]
 AgeSeconds = Annotated[int, Field(ge=1, le=31_536_000), Unit("seconds")]
@@ -103,6 +105,8 @@ class Account:
     endpoint: Endpoint
     #: Requests in flight over all workers.
     max_in_flight: int
+    #: How many of them bulk leaves to more urgent triggers.
+    reserve: int
     #: The whole request, from connecting to the last byte of the answer.
     request_deadline_seconds: float
     connect_timeout_seconds: float
@@ -122,6 +126,8 @@ class CampaignPolicy:
     #: The same by priority (urgent, normal, bulk), where it differs.
     unknown_by_priority: Mapping[str, Unknown] = field(default_factory=dict)
     stopped: Stopped = Stopped.REJECT
+    #: Calls that it gets for one of a campaign of weight 1, where both wait with the same priority.
+    weight: int = 1
     #: Attempts that a delivery gets at most, the first one included.
     max_attempts: int
     #: Seconds since it was accepted from the intake in which a delivery may be tried again.
@@ -144,6 +150,7 @@ class AccountDraft:
     base_url: str | None
     endpoint: Endpoint
     max_in_flight: int
+    reserve: int
     allow_more_in_flight: bool
     request_deadline: float
     connect_timeout: float | None
@@ -166,6 +173,7 @@ class AccountDraft:
             base_url=self._address(),
             endpoint=self._endpoint(),
             max_in_flight=self.max_in_flight,
+            reserve=self._reserve(),
             request_deadline_seconds=self.request_deadline,
             connect_timeout_seconds=self._timeout("connect_timeout", self.connect_timeout)
             or min(DEFAULT_CONNECT_TIMEOUT_SECONDS, self.request_deadline),
@@ -206,6 +214,14 @@ class AccountDraft:
                 f"{DOCUMENTED_MAX_IN_FLIGHT} requests in flight per account: lower it, or set "
                 f"{self.label('allow_more_in_flight')} to true if CleverTap has raised the account's limit."
             )
+
+    def _reserve(self) -> int:
+        if self.reserve >= self.max_in_flight:
+            raise SettingsError(
+                f"{self.label('reserve')} is {self.reserve} but must be less than "
+                f"{self.label('max_in_flight')} ({self.max_in_flight}), or bulk triggers would never be sent."
+            )
+        return self.reserve
 
     def _timeout(self, key: str, seconds: float | None) -> float | None:
         if seconds is not None and seconds > self.request_deadline:

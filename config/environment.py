@@ -22,6 +22,7 @@ from config.accounts import (
     Recipients,
     Region,
     RegionChoice,
+    Reserve,
     Stopped,
     StoppedChoice,
     Unknown,
@@ -124,6 +125,9 @@ class Environment(BaseSettings):
         3,
         description="Requests in flight per account, over all workers; lower it if others use its API too.",
     )
+    reserve: Reserve = Field(
+        0, description="Requests in flight per account that bulk triggers leave to more urgent ones."
+    )
     allow_more_in_flight: bool = Field(
         False, description="Permits more than the 3 requests in flight that CleverTap documents."
     )
@@ -201,6 +205,10 @@ class Environment(BaseSettings):
     )
     dedupe_key_window: AgeSeconds = Field(
         86_400, description="Seconds in which a trigger's own dedupe_key makes a duplicate."
+    )
+    aging: AgeSeconds = Field(
+        30,
+        description="Seconds after which a priority that waits gets a call before more urgent ones.",
     )
     retention: AgeSeconds = Field(
         604_800, description="Seconds that outcomes are kept after a delivery has ended."

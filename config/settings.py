@@ -73,6 +73,8 @@ class Settings:
     #: Window of dedupe keys that triggers bring.
     dedupe_key_window_seconds: int
     retention_seconds: int
+    #: How long a priority may wait without a call before it gets one out of turn.
+    aging_seconds: int
     #: Deliveries that one accept script files at most.
     chunk_deliveries: int
     max_trigger_bytes: int
@@ -166,6 +168,7 @@ def load(environ: Mapping[str, str] | None = None, *, require_account: bool = Tr
         dedupe_window_seconds=given.dedupe_window,
         dedupe_key_window_seconds=given.dedupe_key_window,
         retention_seconds=given.retention,
+        aging_seconds=given.aging,
         chunk_deliveries=given.chunk,
         max_trigger_bytes=given.max_trigger_bytes,
         split_calls=given.split_calls,
@@ -186,6 +189,7 @@ _SHARED = (
     "allow_http",
     "endpoint",
     "max_in_flight",
+    "reserve",
     "allow_more_in_flight",
     "request_deadline",
     "connect_timeout",
@@ -272,6 +276,7 @@ def _policies(
                 **_by_priority(table),
             },
             stopped=table.stopped or default.stopped,
+            weight=table.weight or default.weight,
             max_attempts=table.max_attempts or default.max_attempts,
             max_age_seconds=table.max_age or default.max_age_seconds,
         )

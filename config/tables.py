@@ -9,6 +9,7 @@ region = "in1"
 account = "shop"                    # left out: this campaign of every account
 unknown = "resend"                  # or unknown_urgent, unknown_normal, unknown_bulk
 stopped = "wait"
+weight = 3                          # three calls for one of a campaign of weight 1
 max_attempts = 3
 """
 
@@ -29,8 +30,10 @@ from config.accounts import (
     InFlight,
     Recipients,
     RegionChoice,
+    Reserve,
     StoppedChoice,
     UnknownChoice,
+    Weight,
 )
 from config.secret_values import read_secret_file, reason_of
 from config.wording import SettingsError, first_fault, nearest, shown
@@ -65,6 +68,7 @@ class AccountTable(_Table):
     allow_http: bool | None = None
     endpoint: EndpointChoice | None = None
     max_in_flight: InFlight | None = None
+    reserve: Reserve | None = None
     allow_more_in_flight: bool | None = None
     request_deadline: CallSeconds | None = None
     connect_timeout: CallSeconds | None = None
@@ -82,6 +86,7 @@ class CampaignTable(_Table):
     unknown_normal: UnknownChoice | None = None
     unknown_bulk: UnknownChoice | None = None
     stopped: StoppedChoice | None = None
+    weight: Weight | None = None
     max_attempts: Attempts | None = None
     max_age: AgeSeconds | None = None
 

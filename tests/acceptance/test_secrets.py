@@ -77,7 +77,9 @@ def test_no_secret_and_no_recipient_is_in_a_log_a_key_name_or_an_error_text(
         send("triggers.enqueue", wrong, "no-such-account", NEEDLE)
         send("triggers.enqueue", triggers=wrong, account="no-such-account")
     stack.await_ended(8 * 3)
-    stack.eventually(lambda: stack.store.status().dead_letters == 4)  # one of them for an account that is not there
+    stack.eventually(
+        lambda: stack.store.status().dead_letters == 4
+    )  # one of them for an account that is not there
     stack.eventually(lambda: "KeyError: 'trigger.enqueue'" in worker.output)
     # A crash brings tracebacks.
     stack.server.kill()

@@ -35,6 +35,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("status", "status", "Show what waits, what became of the rest, and whether worker and beat run."),
     ("outcomes", "outcomes", "Show what became of deliveries."),
     ("retry", "retry", "Send again what ended without an acceptance."),
+    ("cancel", "cancel", "Take back what has not been sent."),
     ("dead", "dead", "Show triggers that could not be understood, put them back, or discard them."),
     ("pause", "control", "Hold campaigns back."),
     ("resume", "control", "Let campaigns go on that were held back."),

@@ -85,7 +85,8 @@ class Delivering:
         planned = plan(view, PROBE if view.probe else self._limits)
         if planned is None:
             return None, False
-        batch = self._store.deliveries.claim(planned, token, view.probe)
+        charge = 1 / self._parts.weight(planned.flow)
+        batch = self._store.deliveries.claim(planned, token, view.probe, charge)
         return batch, not view.probe and planned.leaves_work(view)
 
     def _attempt(self, batch: Batch, view: View) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -49,6 +49,10 @@ class Parts:
             backoff_cap_ms=int(self.settings.backoff_cap_seconds * 1000),
             unknown=Unknown(own.unknown_of(priority.value).value),
         )
+
+    def weight(self, campaigns: Iterable[int]) -> int:
+        """Calls for one that a flow of weight 1 gets: that of the heaviest of these campaigns."""
+        return max(self.settings.campaign(self.account.name, campaign).weight for campaign in campaigns)
 
     def drops_when_parked(self, campaign: int) -> bool:
         """Whether deliveries of this campaign end rejected while it is parked, instead of waiting."""

@@ -22,6 +22,7 @@ from worker.store.cells import Row, Told, dedupe_digest, index_hash, pack_row, r
 from worker.store.connection import RedisClient
 from worker.store.intake import CONSUMERS
 from worker.store.outcomes import Outcome
+from worker.store.permits import Rules
 from worker.store.scripts import Scripts
 
 #: Groups that a view shows at most.
@@ -194,7 +195,7 @@ class Deliveries:
         *,
         windows: Windows,
         retention_ms: int,
-        permits: int,
+        rules: Rules,
     ) -> None:
         self._client = client
         self._scripts = scripts
@@ -202,7 +203,7 @@ class Deliveries:
         self._stream = keys.intake(account)
         self._windows = windows
         self._retention_ms = retention_ms
-        self._permits = permits
+        self._rules = rules
 
     def accept(self, sections: Sequence[Section], unreadable: Sequence[Unreadable], permits: int) -> Filed:
         """Dedupes, files and acknowledges a chunk (at most 1000 deliveries) in one step; twice is once."""
@@ -248,7 +249,7 @@ class Deliveries:
 
     def view(self) -> View | None:
         """What is due now, or None when nothing may be sent."""
-        answer = self._scripts.run("view", [self._root], WINDOW, self._permits)
+        answer = self._scripts.run("view", [self._root], WINDOW, *self._rules.arguments)
         if not answer:
             return None
         data = orjson.loads(answer)
@@ -269,9 +270,10 @@ class Deliveries:
             bad=data["bad"],
         )
 
-    def claim(self, plan: Plan, token: str, probe: str = "") -> Batch | None:
+    def claim(self, plan: Plan, token: str, probe: str = "", charge: float = 1.0) -> Batch | None:
         """Takes a plan's rows as a batch; None when they were gone or somebody else probes (look again).
 
+        ``charge`` is what the call costs its flow's turn: 1 / weight.
         Raises PermitLostError when the permit has lapsed.
         """
         takes = [value for take in plan.takes for value in (_csv(take.lane), take.rows)]
@@ -283,7 +285,7 @@ class Deliveries:
             _csv(plan.campaigns),
             plan.priority,
             _csv(plan.flow),
-            1,
+            charge,
             self._retention_ms,
             probe,
             *takes,

@@ -27,6 +27,7 @@ the numbered keys from it; lua/_prelude.lua explains segments, lanes, flows and 
     door                hash      permits that may be used, and until when none may
     parked, probes      hash      campaigns (or * for the account) that are not called, and who tries them
     bad                 zset      recipients that CleverTap called invalid, by when that is forgotten
+    calls               hash      campaign -> calls that it had a part in
     counts              hash      <campaign>:<status letter> -> deliveries kept in Redis
     permits, acceptors  zset      leases
     swept               string    when a sweep last ran, epoch ms

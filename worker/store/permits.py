@@ -1,25 +1,39 @@
-"""Leases shared by all workers of all machines: permits to have a request in flight, and accept tasks'
-places.
+"""Leases shared by all workers of all machines: permits for requests in flight, and places at an intake.
 
 A lease is a member of a sorted set with the end of its time by the server's clock. It is taken by a token
-that
-nobody else has, and ends by itself when its holder died.
+that nobody else has, and ends by itself when its holder died.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from worker.store import keys
 from worker.store.connection import RedisClient
 from worker.store.scripts import Scripts
 
 
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How an account's permits are shared out among what waits."""
+
+    permits: int = 3  #: requests in flight that the account has
+    reserve: int = 0  #: permits that bulk leaves to the others
+    aging_ms: int = 30_000  #: a priority that waits so long without a call gets one before more urgent ones
+
+    @property
+    def arguments(self) -> tuple[int, int, int]:
+        """As the scripts take them."""
+        return self.permits, self.reserve, self.aging_ms
+
+
 class Permits:
     """The leases of one account. Errors: redis.exceptions.RedisError."""
 
-    def __init__(self, client: RedisClient, scripts: Scripts, account: str, most: int) -> None:
+    def __init__(self, client: RedisClient, scripts: Scripts, account: str, rules: Rules) -> None:
         self._client = client
         self._scripts = scripts
-        self._most = most
+        self._rules = rules
         self._root = keys.root(account)
 
     def acquire(self, token: str, most: int, lease_ms: int) -> bool:
@@ -34,11 +48,11 @@ class Permits:
         """Gives the permit back when nothing is due, in one step with looking; False: there is work, it is
         kept.
         """
-        return not self._scripts.run("release", [self._root], token, "", self._most)
+        return not self._scripts.run("release", [self._root], token, "", *self._rules.arguments)
 
     def release(self, token: str) -> bool:
         """Gives the permit back in any case; whether work is due."""
-        return bool(self._scripts.run("release", [self._root], token, "1", self._most))
+        return bool(self._scripts.run("release", [self._root], token, "1", *self._rules.arguments))
 
     def free(self, most: int) -> int:
         """How many permits could be taken now."""

@@ -26,6 +26,7 @@ class Snapshot:
     permits_usable: int | None  #: fewer than the account has while others use its slots; None: all
     held_until_ms: int | None  #: no call before then (throttled)
     splitting: int  #: parts of refused batches that wait
+    calls: dict[int, int]  #: calls that each campaign had a part in
     swept_ms: int | None  #: when a sweep last ran; old or None means that beat does not run
     now_ms: int
 
@@ -54,10 +55,11 @@ def read_status(client: RedisClient, account: str) -> Snapshot:
     pipe.get(f"{root}swept")
     pipe.hgetall(f"{root}parked")
     pipe.hmget(f"{root}door", "limit", "hold")
+    pipe.hgetall(f"{root}calls")
     for priority in Priority:
         pipe.llen(f"{root}split:{priority.value[0]}")
     (seconds, micros), counts, intake, dead, permits, acceptors, due, paused, swept, *door = pipe.execute()
-    parked, (limit, hold), *parts = door
+    parked, (limit, hold), calls, *parts = door
     now_ms = int(seconds) * 1000 + int(micros) // 1000
     return Snapshot(
         counts=read_counts(counts),
@@ -71,6 +73,7 @@ def read_status(client: RedisClient, account: str) -> Snapshot:
         permits_usable=int(limit) if limit else None,
         held_until_ms=int(float(hold)) if hold and float(hold) > now_ms else None,
         splitting=sum(parts),
+        calls={int(campaign): int(count) for campaign, count in calls.items()},
         swept_ms=int(swept) if swept else None,
         now_ms=now_ms,
     )

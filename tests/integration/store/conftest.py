@@ -17,7 +17,7 @@ from redis import Redis
 from worker.clevertap import wire
 from worker.core.model import FREES_KEY, LIVE, RETRYABLE, STATUS_CODES, Reason, Status, Trigger
 from worker.core.planning import Limits, plan
-from worker.store import Store
+from worker.store import Rules, Store
 from worker.store.cells import CELL_BYTES, SEGMENT, Cell, read_cell, read_row
 from worker.store.deliveries import (
     Batch,
@@ -47,7 +47,7 @@ class Ground:
         self.client: Any = client
         self.root = "volley:{default}:"
         self.store = Store(
-            client, "default", windows=Windows(3600, 600), retention_ms=retention_ms, permits=100
+            client, "default", windows=Windows(3600, 600), retention_ms=retention_ms, rules=Rules(permits=100)
         )
         self.deliveries, self.outcomes = self.store.deliveries, self.store.outcomes
         self.store.intake.open()

@@ -137,8 +137,8 @@ def test_a_campaigns_policy_is_merged_with_the_defaults(file: Path) -> None:
             "max_attempts in [campaigns.17] of {file} is 0 but must be a whole number from 1 to 100.",
         ),
         (
-            SHOP + "[campaigns.17]\nweight = 2",
-            "'weight' in [campaigns.17] of {file} is not a setting.",
+            SHOP + "[campaigns.17]\ncolour = 2",
+            "'colour' in [campaigns.17] of {file} is not a setting.",
         ),
         ("x = ", "{file} is not valid TOML: Invalid value (at end of document)."),
     ],

@@ -208,6 +208,9 @@ end
 
 -- Puts a flow among the ready ones, at its own turn or the present one, whichever is later.
 local function make_ready(priority, flow)
+  if redis.call('EXISTS', root .. 'ready:' .. priority) == 0 then
+    redis.call('HSET', root .. 'turns', 'served:' .. priority, now)
+  end
   local turn = tonumber(redis.call('HGET', root .. 'turns', priority) or '0')
   local own = tonumber(redis.call('HGET', root .. 'turns', priority .. ':' .. flow) or '0')
   redis.call('ZADD', root .. 'ready:' .. priority, 'NX', math.max(turn, own), flow)
@@ -221,7 +224,7 @@ local function charge_turn(priority, flow, charge)
   -- One that was held back (paused, parked) has missed its turns: they are not made up for at the others' cost.
   local turn = math.max(tonumber(score or redis.call('HGET', root .. 'turns', name) or '0'),
     tonumber(redis.call('HGET', root .. 'turns', priority) or '0'))
-  redis.call('HSET', root .. 'turns', priority, turn, name, turn + charge)
+  redis.call('HSET', root .. 'turns', priority, turn, name, turn + charge, 'served:' .. priority, now)
   if score then redis.call('ZADD', ready, turn + charge, flow) end
 end
 
@@ -280,15 +283,27 @@ end
 
 -- The work whose turn it is, or nil: { priority, flow, open, shut (lists of campaigns), probe (a name or nil),
 -- drop (true when the open ones are to end without a call) }.
-local function next_work(most)
+--
+-- Priorities go strictly before each other, but for two rules. Aging: one that has waited for `aging` ms without a
+-- call goes first once. Reserve: bulk leaves so many permits to the others.
+local function next_work(most, reserve, aging)
   local paused = {}
   for _, name in ipairs(redis.call('SMEMBERS', root .. 'paused')) do paused[name] = true end
   if tonumber(redis.call('HGET', root .. 'door', 'hold') or '0') > now then return nil end
   local parks = load_parks()
   local account = state_of('*', paused, parks)
   if account ~= 'open' and account ~= 'probe' then return nil end
-  for _, priority in ipairs({ 'u', 'n', 'b' }) do
-    for _, flow in ipairs(redis.call('ZRANGE', root .. 'ready:' .. priority, 0, -1)) do
+  local order = { 'u', 'n', 'b' }
+  for _, late in ipairs({ 'n', 'b' }) do
+    local served = tonumber(redis.call('HGET', root .. 'turns', 'served:' .. late) or '0')
+    if now - served > aging and redis.call('EXISTS', root .. 'ready:' .. late) == 1 then table.insert(order, 1, late) end
+  end
+  local held = redis.call('ZCOUNT', root .. 'permits', '(' .. now, '+inf')
+  local for_bulk = math.max(1, permits_now(most) - reserve)
+  for _, priority in ipairs(order) do
+    local flows = {}
+    if priority ~= 'b' or held <= for_bulk then flows = redis.call('ZRANGE', root .. 'ready:' .. priority, 0, -1) end
+    for _, flow in ipairs(flows) do
       if flow == 'split' then
         -- Splitting never takes all permits, and no probe.
         local busy = redis.call('ZCOUNT', root .. 'splitting', '(' .. now, '+inf')

@@ -11,7 +11,7 @@
 
 local batch, token, lease, retention = ARGV[1], ARGV[2], now + tonumber(ARGV[3]), tonumber(ARGV[4])
 local key = root .. 'batch:' .. batch
-local held = redis.call('HMGET', key, 'state', 'token', 'gid', 'rows')
+local held = redis.call('HMGET', key, 'state', 'token', 'gid', 'rows', 'campaigns')
 if held[2] ~= token then return 0 end
 -- Asked again because the first reply was lost: the holder has not sent anything yet.
 if held[1] == 'wire' then return 1 end
@@ -42,6 +42,7 @@ if #ARGV > 4 then
 end
 
 redis.call('HSET', key, 'state', 'wire', 'since', now)
+for _, name in ipairs(words(held[5])) do redis.call('HINCRBY', root .. 'calls', name, 1) end
 redis.call('ZADD', root .. 'permits', lease, token)
 redis.call('ZADD', root .. 'flight', lease, batch)
 redis.call('ZADD', root .. 'splitting', 'XX', lease, batch)

@@ -1,6 +1,7 @@
 -- What is due now, for the planner: the flow whose turn it is, and the groups at its front.
 --
--- KEYS  1 root          ARGV  1 groups wanted at most  2 permits that the account has
+-- KEYS  1 root
+-- ARGV  1 groups wanted at most  2 permits that the account has  3 permits kept free of bulk  4 aging (ms)
 -- Result '' when nothing may be sent, else JSON { priority, flow, now_ms, over (more permits are held than may
 --   be used now), normal (the door is as usual: nothing to report of a call that went well), probe, drop,
 --   shut: [campaign...], groups: [ { gid, lanes: [ [campaigns, rows waiting, since_ms] ... ] } ... ] }
@@ -10,7 +11,7 @@
 -- or taken over still counts here; claim.lua drops it.
 
 local most = tonumber(ARGV[2])
-local work = next_work(most)
+local work = next_work(most, tonumber(ARGV[3]), tonumber(ARGV[4]))
 if not work then return '' end
 work.now_ms = now
 work.over = redis.call('ZCOUNT', root .. 'permits', '(' .. now, '+inf') > permits_now(most)
