@@ -14,7 +14,6 @@ import pytest
 from worker.clevertap.sandbox import CampaignState, Credentials, Fault, FaultKind, Totals, Verdict
 from worker.core.door import TROUBLE_AFTER, TROUBLE_PAUSES_MS
 from worker.core.model import Reason, Status
-from worker.store.outcomes import Filter
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Stack
@@ -205,7 +204,9 @@ def test_when_everything_goes_wrong_at_once_ledger_and_outcomes_agree(stack: Sta
     for first in range(0, len(triggers), 20):
         stack.append(triggers[first : first + 20])
     for _ in range(2):
-        stack.processes.python("-c", BUGGY_WORKER, "--without-gossip", "--without-mingle", environ=stack.environ)
+        stack.processes.python(
+            "-c", BUGGY_WORKER, "--without-gossip", "--without-mingle", environ=stack.environ
+        )
     stack.beat()
     deliveries = 403 * 3 + 400 * 2 + 57 + 300
     stack.await_ended(deliveries, 120)
@@ -228,5 +229,7 @@ def test_when_everything_goes_wrong_at_once_ledger_and_outcomes_agree(stack: Sta
     assert stack.most_in_flight <= PERMITS
     disturbed = sum(r.fault is not None for r in stack.sandbox.ledger.requests())
     splitting = sum(2 * b * math.log2(n / b) + 2 * b + 1 for b, n in ((3, 403), (6, 57), (1, 57))) + 2 * 3
-    sys.stdout.write(f"{totals.requests} calls, {disturbed} of them disturbed, splitting may take {splitting:.0f}\n")
+    sys.stdout.write(
+        f"{totals.requests} calls, {disturbed} of them disturbed, splitting may take {splitting:.0f}\n"
+    )
     assert totals.requests - disturbed <= 300 + splitting + disturbed

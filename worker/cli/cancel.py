@@ -1,8 +1,8 @@
 """`volley cancel`: take back what has not been sent.
 
 Life of a run: what is meant by campaign is paused first, so that it stops from the next call on, on all
-machines; then what waits, retries or is scheduled is ended page by page; at last the pause is taken back. A run
-that dies in the middle leaves the campaign paused and the rest waiting: run again, it goes on.
+machines; then what waits, retries or is scheduled is ended page by page; at last the pause is taken back.
+A run that dies in the middle leaves the campaign paused and the rest waiting: run again, it goes on.
 """
 
 from __future__ import annotations

@@ -49,8 +49,8 @@ from worker.cli.selection import (
 from worker.cli.show import STYLES
 from worker.core.model import RETRYABLE, Reason, Status
 from worker.store import Store
+from worker.store.batches import Requeued
 from worker.store.control import ALL
-from worker.store.deliveries import Requeued
 from worker.store.outcomes import Filter, Outcome
 
 #: What is taken where no --status is given. The others are either perhaps sent, or were ended on purpose.

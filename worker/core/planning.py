@@ -1,9 +1,9 @@
 """Which deliveries share the next call: a pure function from what is due to a plan.
 
-A call carries one content, so it serves one group (account, priority, content). The rows of a group wait in
-lanes, by the set of campaigns that their recipient still wants: a call for the campaigns C can take a row of
-every lane that wants all of C. Lanes hold counts here, not people, so planning costs the same for ten rows
-and for ten million.
+A call carries one content, so it serves one group (account, priority, content). The rows of a
+group wait in lanes, by the set of campaigns that their recipient still wants: a call for the
+campaigns C can take a row of every lane that wants all of C. Lanes hold counts here, not people,
+so planning costs the same for ten rows and for ten million.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ PATIENCE_MS = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one call may carry. ``/2``: 1000 recipients, 5 campaigns. ``/1``: 1 and 1 unless settings allow
-    more.
+    """What one call may carry. ``/2``: 1000 recipients, 5 campaigns.
+    ``/1``: 1 and 1 unless settings allow more.
     """
 
     recipients: int
@@ -139,8 +139,8 @@ def _width(lane: Lane) -> int:
 
 
 def _candidates(lanes: Sequence[Lane], blocked: frozenset[int], most: int) -> list[tuple[int, ...]]:
-    """Campaign sets worth a try: each lane's own (cut to the limit), what lanes share, and each campaign
-    alone.
+    """Campaign sets worth a try: each lane's own (cut to the limit),
+    what lanes share, and each campaign alone.
     """
     sets = {tuple(c for c in lane.campaigns if c not in blocked) for lane in lanes}
     shared = {tuple(sorted(set(a) & set(b))) for a, b in combinations(sorted(sets), 2)}

@@ -1,8 +1,8 @@
 """The use cases of one account, in the order of a trigger's life: accept, deliver, settle, sweep, send again.
 
-Each module says what happens; the store says how it is atomic, the core what an answer means, the client
-how a call
-is made. A process may die between any two lines here: what it leaves is found by its lease (``sweeping``).
+Each module says what happens; the store says how it is atomic, the core what an
+answer means, the client how a call is made. A process may die between any two lines
+here: what it leaves is found by its lease (``sweeping``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from worker.engine.parts import Parts, Stopping
 from worker.engine.settling import Settling
 from worker.engine.sweeping import Sweeping
 from worker.store import Store
-from worker.store.deliveries import Requeued
+from worker.store.batches import Requeued
 from worker.store.outcomes import Outcome
 
 __all__ = ["Engine", "Stopping"]
@@ -54,8 +54,8 @@ class Engine:
         self._sweeping = Sweeping(parts, settling)
 
     def enqueue(self, triggers: Sequence[bytes], *, nonce: str) -> list[str]:
-        """Appends triggers (JSON) to the intake; their entry ids. Again with the same nonce: no second
-        effect.
+        """Appends triggers (JSON) to the intake; their entry ids. Again
+        with the same nonce: no second effect.
         """
         return self.store.intake.append(triggers, nonce)
 
@@ -64,20 +64,20 @@ class Engine:
         self.store.intake.bury(trigger, where, reason)
 
     def wait_and_accept(self, seconds: float, stopping: Stopping) -> bool:
-        """Waits at the intake for ``seconds`` and accepts what comes. False: enough others wait there
-        already.
+        """Waits at the intake for ``seconds`` and accepts what comes.
+        False: enough others wait there already.
         """
         return self._accepting.wait_and_accept(seconds, stopping)
 
     def deliver(self, seconds: float, stopping: Stopping) -> None:
-        """Takes a permit and sends what is due until nothing is, for ``seconds`` at most; hints if work is
-        left.
+        """Takes a permit and sends what is due until nothing is, for
+        ``seconds`` at most; hints if work is left.
         """
         self._delivering.deliver(seconds, stopping)
 
     def sweep(self) -> None:
-        """Wakes what is due, takes over what the dead left, ends what expired. Safe twice, at once, or
-        never.
+        """Wakes what is due, takes over what the dead left, ends what
+        expired. Safe twice, at once, or never.
         """
         self._sweeping.sweep()
 
@@ -86,8 +86,8 @@ class Engine:
         self._sweeping.retain()
 
     def requeue(self, outcomes: Iterable[Outcome], may_take: Iterable[Status] = RETRYABLE) -> Requeued:
-        """Makes deliveries pending again that ended as one of ``may_take`` (at most 500 a call); others
-        are left.
+        """Makes deliveries pending again that ended as one of ``may_take``
+        (at most 500 a call); others are left.
         """
         deliveries = self.store.deliveries
         ended = [outcome for outcome in outcomes if outcome.status in RETRYABLE]

@@ -11,7 +11,7 @@ from worker.core.errors import InvalidTrigger
 from worker.core.model import Trigger
 from worker.engine.parts import Parts, Stopping
 from worker.store import AWAY
-from worker.store.deliveries import Section, Unreadable
+from worker.store.batches import Section, Unreadable
 from worker.store.intake import Entry
 
 log = logging.getLogger("volley")
@@ -38,9 +38,8 @@ TRIES = 3
 
 
 class Accepting:
-    """Waits at an account's intake. A chunk that is accepted twice, or whose worker dies at any point,
-    changes
-    nothing.
+    """Waits at an account's intake. A chunk that is accepted twice, or whose
+    worker dies at any point, changes nothing.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -78,8 +77,8 @@ class Accepting:
                 self._accept([entry], seat, resumed=True)
 
     def _accept(self, entries: Sequence[Entry], seat: _Seat, *, resumed: bool = False) -> None:
-        """Accepts entries in chunks of at most ``chunk_deliveries``; one that fails does not hold up the
-        others.
+        """Accepts entries in chunks of at most ``chunk_deliveries``; one
+        that fails does not hold up the others.
         """
         try:
             self._accept_together(entries, seat, resumed=resumed)
@@ -131,8 +130,8 @@ class Accepting:
 
 
 class _Seat:
-    """A place at the intake: a name as its consumer, and a lease that is renewed with what was read under
-    it.
+    """A place at the intake: a name as its consumer, and a lease that
+    is renewed with what was read under it.
     """
 
     def __init__(self, parts: Parts, stopping: Stopping) -> None:
@@ -175,8 +174,8 @@ def _poison(entry: Entry, why: str) -> Unreadable:
 
 
 def pieces(entry: Entry, triggers: Sequence[Trigger]) -> Iterator[Section]:
-    """An entry's triggers as sections of at most ``PIECE_DELIVERIES``, numbered through; the last one is
-    final.
+    """An entry's triggers as sections of at most ``PIECE_DELIVERIES``,
+    numbered through; the last one is final.
     """
     cuts = []
     for trigger in triggers:

@@ -17,7 +17,7 @@ from worker.core.planning import Limits, View, plan
 from worker.engine.parts import Parts, Stopping
 from worker.engine.settling import Settling
 from worker.store import AWAY
-from worker.store.deliveries import Batch, KeptOut, Member, PermitLostError
+from worker.store.batches import Batch, KeptOut, Member, PermitLostError
 
 log = logging.getLogger("volley")
 
@@ -46,8 +46,8 @@ class Delivering:
         self._bad: tuple[int, frozenset[Recipient]] = (0, frozenset())
 
     def deliver(self, seconds: float, stopping: Stopping) -> None:
-        """Takes a permit and sends what is due until nothing is, for ``seconds`` at most; hints if work is
-        left.
+        """Takes a permit and sends what is due until nothing is, for
+        ``seconds`` at most; hints if work is left.
 
         Ends at once when no permit is free: whoever holds one sees the work.
         """

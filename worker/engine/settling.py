@@ -1,5 +1,5 @@
-"""A decision becomes outcomes: each delivery of a batch gets its fate, and the door is told what was
-learnt.
+"""A decision becomes outcomes: each delivery of a batch gets its
+fate, and the door is told what was learnt.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from worker.core.model import FREES_KEY, Reason, Status
 from worker.core.planning import View
 from worker.core.retry import MAY_HAVE_BEEN_SENT, fate
 from worker.engine.parts import Parts
+from worker.store.batches import Batch, Ending, FateRow, SplitBy
 from worker.store.cells import Told
-from worker.store.deliveries import Batch, Ending, FateRow, SplitBy
 
 log = logging.getLogger("volley")
 
@@ -30,8 +30,8 @@ class Settling:
         self._store = parts.store
 
     def settle(self, batch: Batch, decision: Decision, now_ms: int, *, view: View | None = None) -> bool:
-        """Records what became of a batch, in one step. False: somebody else has it by now, and nothing
-        changed.
+        """Records what became of a batch, in one step. False: somebody
+        else has it by now, and nothing changed.
 
         With the view that it was planned from, the door learns from it too; without one, nothing was sent.
         """
@@ -73,8 +73,8 @@ class Settling:
     def _fates(
         self, batch: Batch, decision: Decision, now_ms: int, *, split: bool
     ) -> tuple[list[FateRow], bytes, list[Ending]]:
-        """The distinct fates, the number of each delivery's (from 1), and the deliveries whose keys are
-        freed.
+        """The distinct fates, the number of each delivery's (from 1), and
+        the deliveries whose keys are freed.
         """
         uniform = self._parts.uniform()
         known: dict[tuple[Told, int | None], int] = {}
@@ -160,8 +160,8 @@ class Settling:
                 )
 
     def _by_policy(self, learnt: Lesson) -> list[tuple[Lesson, bool]]:
-        """Campaigns that park, apart by what their policy says of their deliveries: end (True) or wait
-        (False).
+        """Campaigns that park, apart by what their policy says of their
+        deliveries: end (True) or wait (False).
         """
         if not isinstance(learnt, Parked) or learnt.campaigns is None:
             return [(learnt, False)]
@@ -183,8 +183,8 @@ def _halves(batch: Batch, decision: Decision) -> SplitBy | None:
 
 
 def _to_split(told: Told) -> FateRow:
-    """A delivery of a refused batch waits for the call of its half. No attempt: it may not have been its
-    fault.
+    """A delivery of a refused batch waits for the call of its half. No
+    attempt: it may not have been its fault.
     """
     return FateRow(Status.PENDING, _remembering(told, Reason.SPLITTING), 0, None)
 

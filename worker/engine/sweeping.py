@@ -9,7 +9,7 @@ from worker.core.decisions import Reject, Unsure
 from worker.core.model import Reason, Status
 from worker.engine.parts import Parts
 from worker.engine.settling import Settling
-from worker.store.deliveries import Batch
+from worker.store.batches import Batch
 
 log = logging.getLogger("volley")
 
@@ -28,8 +28,8 @@ class Sweeping:
         self._settling = settling
 
     def sweep(self) -> None:
-        """Wakes what is due, takes over what the dead left, ends what expired, and sends a hint that was
-        lost.
+        """Wakes what is due, takes over what the dead left, ends what
+        expired, and sends a hint that was lost.
         """
         more = True
         while more:
@@ -41,8 +41,8 @@ class Sweeping:
             self._parts.hint()
 
     def _recover(self) -> None:
-        """Batches whose lease has ended: only claimed, they are pending again; on the wire, they may have
-        been sent.
+        """Batches whose lease has ended: only claimed, they are pending
+        again; on the wire, they may have been sent.
         """
         while found := self._store.deliveries.recover(token_hex(8), self._parts.lease_ms):
             if not isinstance(found, Batch):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from config.settings import Settings
+from worker.store.batches import Windows
 from worker.store.connection import AWAY, RedisClient, connect
 from worker.store.control import Control
-from worker.store.deliveries import Deliveries, Windows
+from worker.store.deliveries import Deliveries
 from worker.store.door import Door
 from worker.store.intake import Intake
 from worker.store.outcomes import Outcomes

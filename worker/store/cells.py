@@ -1,9 +1,8 @@
 """Cells and rows: how a delivery is kept in Redis (lua/_prelude.lua draws the layout).
 
-A cell is 26 bytes that change; a row is a JSON list that does not:
-``[group, kind letter, recipient, trigger id, producer's id, expires_at_ms, dedupe_key, window_seconds,
-source]``,
-cut behind its last value. Both are found by the delivery's number.
+A cell is 26 bytes that change; a row is a JSON list that does not: ``[group, kind letter,
+recipient, trigger id, producer's id, expires_at_ms, dedupe_key, window_seconds, source]``, cut
+behind its last value. Both are found by the delivery's number.
 """
 
 from __future__ import annotations
@@ -47,8 +46,8 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a batch's holder learns of a delivery: its reason so far, its attempts, when the first of them
-    began.
+    """What a batch's holder learns of a delivery: its reason so far, its
+    attempts, when the first of them began.
     """
 
     reason: Reason

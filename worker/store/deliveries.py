@@ -1,5 +1,5 @@
-"""The deliveries of one account: one method for each transition, one script and one round trip for each
-method.
+"""The deliveries of one account: one method for each transition, one
+script and one round trip for each method.
 
 Life of a delivery here: ``accept`` files it, ``view`` shows what is due, ``claim`` puts it into a batch,
 ``mark`` lets the batch on the wire, ``settle`` gives it its fate. ``promote`` wakes what slept, ``recover``
@@ -9,16 +9,31 @@ takes over what a dead worker left, ``finish`` ends what must not be sent, ``req
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import replace
 from typing import Any
 
 import orjson
 
-from worker.core.model import STATUS_CODES, Priority, Reason, Recipient, Status, Trigger
+from worker.core.model import STATUS_CODES, Priority, Reason, Status
 from worker.core.planning import Group, Lane, Plan, View
 from worker.store import keys
-from worker.store.cells import Row, Told, dedupe_digest, index_hash, pack_row, read_row, read_told
+from worker.store.batches import (
+    Batch,
+    DueEnding,
+    Ending,
+    FateRow,
+    Filed,
+    Job,
+    KeptOut,
+    Member,
+    PermitLostError,
+    Requeued,
+    Section,
+    SplitBy,
+    Unreadable,
+    Windows,
+)
+from worker.store.cells import Row, dedupe_digest, index_hash, pack_row, read_row, read_told
 from worker.store.connection import RedisClient
 from worker.store.intake import CONSUMERS
 from worker.store.outcomes import Outcome
@@ -31,157 +46,6 @@ WINDOW = 16
 SPLIT = "split"
 
 _PRIORITIES = {priority.value[0]: priority for priority in Priority}
-
-
-@dataclass(frozen=True, slots=True)
-class Windows:
-    """How long a dedupe key lives: one given by the producer, and one made of the content. Seconds."""
-
-    key_seconds: int
-    digest_seconds: int
-
-    def of(self, key: str | None, own_seconds: int | None) -> int:
-        """The window of a delivery; 0 means that it is not deduplicated."""
-        if own_seconds is not None:
-            return own_seconds
-        return self.key_seconds if key is not None else self.digest_seconds
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """One trigger's piece in a chunk: some of its recipients. ``final`` is the entry's last piece."""
-
-    entry: str
-    piece: int
-    final: bool
-    trigger: Trigger = field(repr=False)
-    recipients: tuple[Recipient, ...] = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """An entry of a chunk that goes to the dead letters."""
-
-    entry: str
-    where: str
-    reason: str
-    trigger: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Filed:
-    """What an accepted chunk came to. ``passed_over`` sections had been accepted before."""
-
-    pending: int
-    duplicates: int
-    passed_over: int
-    free_permits: int
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One recipient of a batch: its deliveries (one for each campaign of the batch) and its row."""
-
-    deliveries: tuple[int, ...]
-    told: tuple[Told, ...]
-    row: Row
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """The splitting that a batch is a part of: calls made for it so far, and how many it may make."""
-
-    number: int
-    calls: int
-    budget: int
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """What one call carries. ``token`` is the permit or, after a recovery, the fence of who took it over."""
-
-    number: int
-    token: str
-    digest: str
-    priority: Priority
-    campaigns: tuple[int, ...]
-    content: bytes = field(repr=False)
-    members: tuple[Member, ...]
-    job: Job | None = None
-    sent: bool = True  #: after a recovery: whether it was on the wire
-
-    @property
-    def gid(self) -> int:
-        """Its group."""
-        return self.members[0].row.group
-
-    def __len__(self) -> int:
-        """How many deliveries it carries."""
-        return len(self.members) * len(self.campaigns)
-
-    def of(self, members: Sequence[Member]) -> Batch:
-        """The batch with only these members."""
-        return self if len(members) == len(self.members) else replace(self, members=tuple(members))
-
-
-class SplitBy(StrEnum):
-    """Into which halves a refused batch is split."""
-
-    RECIPIENTS = "recipients"
-    CAMPAIGNS = "campaigns"
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """A delivery together with the dedupe key that it may hold (empty: none)."""
-
-    delivery: int
-    gid: int
-    key: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class KeptOut:
-    """A delivery that ends before its batch is sent, without having been sent."""
-
-    ending: Ending
-    status: Status
-    reason: Reason
-
-
-@dataclass(frozen=True, slots=True)
-class DueEnding:
-    """Neighbouring deliveries with the same expires_at, which has come."""
-
-    slot: str
-    text: bytes
-    deliveries: range
-
-
-@dataclass(frozen=True, slots=True)
-class FateRow:
-    """One fate of a settlement: status, reason, attempts added (0 or 1), milliseconds until due (None: at
-    once).
-    """
-
-    status: Status
-    reason: Reason
-    counted: int
-    due_in_ms: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Requeued:
-    """What became of deliveries that were to be sent again."""
-
-    taken: int = 0
-    moved_on: int = 0
-    key_held: int = 0
-    content_gone: int = 0
-
-
-class PermitLostError(Exception):
-    """The permit has lapsed: nothing may be sent with it."""
 
 
 class Deliveries:
@@ -307,8 +171,8 @@ class Deliveries:
         return None if answer == b"NONE" else _batch(answer, token)
 
     def mark(self, batch: Batch, lease_ms: int, kept_out: Sequence[KeptOut] = ()) -> bool:
-        """Marks a batch "on the wire"; what is ``kept_out`` of it ends here. False: the batch or permit is
-        lost.
+        """Marks a batch "on the wire"; what is ``kept_out`` of it ends
+        here. False: the batch or permit is lost.
         """
         ended = [
             value
@@ -334,8 +198,7 @@ class Deliveries:
         budget: int = 0,
     ) -> bool:
         """Gives each delivery of a batch its fate. ``assignment`` holds the number (from 1) of each one's
-        fate,
-        recipient by recipient, or a single byte for all. False: somebody else has the batch by now.
+        fate, recipient by recipient, or a single byte for all. False: somebody else has the batch by now.
         """
         table = [
             value
@@ -374,10 +237,9 @@ class Deliveries:
     def recover(self, token: str, lease_ms: int) -> Batch | bool:
         """Takes over one batch whose lease has ended.
 
-        False: there is none. True: it had not been sent and is pending again. A Batch: it may have been sent,
-        and is now to be settled with ``token``. One that is not ``sent`` was claimed by workers that died
-        of it,
-        one after the other.
+        False: there is none. True: it had not been sent and is pending again. A Batch: it may
+        have been sent, and is now to be settled with ``token``. One that is not ``sent`` was
+        claimed by workers that died of it, one after the other.
         """
         answer = self._scripts.run("recover", [self._root], token, lease_ms, self._retention_ms)
         if isinstance(answer, bytes):
@@ -387,8 +249,8 @@ class Deliveries:
     def finish(
         self, status: Status, reason: Reason, may_end: Iterable[Status], endings: Sequence[Ending]
     ) -> int:
-        """Ends deliveries that wait (at most 1000 a call); those that have moved on are left. How many it
-        ended.
+        """Ends deliveries that wait (at most 1000 a call); those that have
+        moved on are left. How many it ended.
         """
         letters = "".join(STATUS_CODES[s] for s in may_end)
         triples = [value for e in endings for value in (e.delivery, e.gid, e.key)]
@@ -405,8 +267,8 @@ class Deliveries:
         )
 
     def requeue(self, may_take: Iterable[Status], endings: Sequence[tuple[Ending, int]]) -> Requeued:
-        """Makes ended deliveries pending again (at most 500 a call); each with its dedupe window in
-        seconds.
+        """Makes ended deliveries pending again (at most 500 a call);
+        each with its dedupe window in seconds.
         """
         letters = "".join(STATUS_CODES[s] for s in may_take)
         items = [value for e, window in endings for value in (e.delivery, e.gid, e.key, window * 1000)]

@@ -60,8 +60,8 @@ class Door:
         text: str = "",
         drop: bool = False,
     ) -> list[str]:
-        """Records what a call that began then has taught; the names (``*`` or campaigns) that are parked
-        by it.
+        """Records what a call that began then has taught; the names (``*``
+        or campaigns) that are parked by it.
 
         ``drop``: deliveries of the campaigns that are parked here end rejected without a call.
         """

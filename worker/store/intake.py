@@ -49,8 +49,8 @@ class Intake:
         self.dead = f"{self._root}dead"
 
     def append(self, triggers: Sequence[bytes], nonce: str) -> list[str]:
-        """Appends triggers (JSON) and returns their entry ids; again with the same nonce: the same ids, no
-        effect.
+        """Appends triggers (JSON) and returns their entry ids; again with
+        the same nonce: the same ids, no effect.
         """
         ids = self._scripts.run("enqueue", [self._root, self.stream], nonce, NONCE_MS, *triggers)
         return str(ids, "ascii").split(",") if ids else []

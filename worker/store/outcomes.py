@@ -1,10 +1,9 @@
-"""What became of deliveries: look-ups by number, trigger, producer's id, recipient, campaign, status and
-time.
+"""What became of deliveries: look-ups by number, trigger, producer's
+id, recipient, campaign, status and time.
 
-Nothing is kept per look-up but 10 bytes in an index bucket: a bucket is a day's share of hashes, each with
-the
-delivery that it stands for. Rows that are found are compared with what was asked, so a shared hash does no
-harm.
+Nothing is kept per look-up but 10 bytes in an index bucket: a bucket is a day's share
+of hashes, each with the delivery that it stands for. Rows that are found are compared
+with what was asked, so a shared hash does no harm.
 """
 
 from __future__ import annotations

@@ -37,16 +37,16 @@ class Permits:
         self._root = keys.root(account)
 
     def acquire(self, token: str, most: int, lease_ms: int) -> bool:
-        """Takes (or renews) a permit for ``token`` unless all are held: the account's, or fewer when
-        throttled.
+        """Takes (or renews) a permit for ``token`` unless all are held:
+        the account's, or fewer when throttled.
         """
         return bool(
             self._scripts.run("acquire", [self._root, f"{self._root}permits"], token, most, lease_ms, "1")
         )
 
     def release_if_idle(self, token: str) -> bool:
-        """Gives the permit back when nothing is due, in one step with looking; False: there is work, it is
-        kept.
+        """Gives the permit back when nothing is due, in one step with
+        looking; False: there is work, it is kept.
         """
         return not self._scripts.run("release", [self._root], token, "", *self._rules.arguments)
 

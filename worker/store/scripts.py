@@ -1,8 +1,8 @@
 """Loads the Lua scripts by name and runs them.
 
-A script is its file behind ``_prelude.lua``. Scripts that drain carry ``allow-oom``: at ``maxmemory`` they
-must go on, or a full server could never empty itself. The ones that take in more are refused by the server
-then.
+A script is its file behind ``_prelude.lua``. Scripts that drain carry ``allow-oom``:
+at ``maxmemory`` they must go on, or a full server could never empty itself. The ones
+that take in more are refused by the server then.
 """
 
 from __future__ import annotations

@@ -18,8 +18,7 @@ from worker.clevertap import wire
 from worker.core.model import FREES_KEY, LIVE, RETRYABLE, STATUS_CODES, Reason, Status, Trigger
 from worker.core.planning import Limits, plan
 from worker.store import Rules, Store
-from worker.store.cells import CELL_BYTES, SEGMENT, Cell, read_cell, read_row
-from worker.store.deliveries import (
+from worker.store.batches import (
     Batch,
     Ending,
     FateRow,
@@ -31,6 +30,7 @@ from worker.store.deliveries import (
     Unreadable,
     Windows,
 )
+from worker.store.cells import CELL_BYTES, SEGMENT, Cell, read_cell, read_row
 from worker.store.intake import Entry
 from worker.store.outcomes import Outcome
 from worker.store.status import Snapshot
@@ -43,7 +43,7 @@ WAITING = (Status.SCHEDULED, Status.PENDING, Status.RETRYING)
 class Ground:
     """The account `default`: digest window 600 s, key window 3600 s, retention one day unless told."""
 
-    def __init__(self, client: Redis, *, retention_ms: int = DAY_MS) -> None:
+    def __init__(self, client: Redis, *, retention_ms: int = DAY_MS, permits: int = 100) -> None:
         self.client: Any = client
         self.root = "volley:{default}:"
         self.store = Store(

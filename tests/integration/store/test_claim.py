@@ -8,7 +8,7 @@ import pytest
 
 from worker.core.model import Reason, Status
 from worker.core.planning import Limits, Plan, Take, plan
-from worker.store.deliveries import PermitLostError
+from worker.store.batches import PermitLostError
 
 if TYPE_CHECKING:
     from tests.conftest import Eventually

@@ -72,7 +72,7 @@ def test_every_script_but_those_that_take_in_more_may_run_on_a_full_server(full:
 
 def test_a_transition_survives_a_restart_of_the_server(tmp_path: Path, server_binary: Path | None) -> None:
     from worker.store import Store
-    from worker.store.deliveries import Windows
+    from worker.store.batches import Windows
 
     with EmbeddedServer(tmp_path, fsync="always", ends_with_parent=True, binary=server_binary) as server:
         with connect(server.url) as client:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from worker.core.model import FREES_KEY, Reason, Status
-from worker.store.deliveries import Ending, FateRow
+from worker.store.batches import Ending, FateRow
 
 if TYPE_CHECKING:
     from tests.conftest import Eventually

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from worker.core.model import Reason, Status
+from worker.store.batches import Requeued
 from worker.store.cells import SEGMENT
-from worker.store.deliveries import Requeued
 
 if TYPE_CHECKING:
     from tests.conftest import Eventually

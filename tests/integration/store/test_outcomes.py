@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from worker.core.model import Kind, Priority, Reason, Status
+from worker.store.batches import FateRow
 from worker.store.cells import SEGMENT, index_hash
-from worker.store.deliveries import FateRow
 from worker.store.outcomes import Filter, Outcome
 
 if TYPE_CHECKING:

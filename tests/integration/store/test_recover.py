@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from worker.core.model import Reason, Status
-from worker.store.deliveries import Batch
+from worker.store.batches import Batch
 
 if TYPE_CHECKING:
     from tests.conftest import Eventually

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from worker.core.model import Reason, Status
-from worker.store.deliveries import Batch, PermitLostError, SplitBy
+from worker.store.batches import Batch, PermitLostError, SplitBy
 
 if TYPE_CHECKING:
     from tests.conftest import Eventually

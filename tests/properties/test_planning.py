@@ -1,0 +1,158 @@
+"""For anything that waits: plans within the limits, of nothing that may not go, and in few calls."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from itertools import combinations
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from worker.core.planning import PATIENCE_MS, Group, Lane, Limits, Plan, View, plan
+
+#: No deadline: a busy machine is not a fault.
+unhurried = settings(deadline=None)
+NOW_MS = 1_700_000_000_000
+
+CAMPAIGN_SETS = st.sets(st.integers(1, 9), min_size=1, max_size=9).map(lambda ids: tuple(sorted(ids)))
+LIMITS = st.builds(Limits, st.integers(1, 1000), st.integers(1, 5))
+#: Lanes of one group: rows by the campaigns that they wait for.
+Lanes = dict[tuple[int, ...], int]
+
+
+@st.composite
+def views(draw: st.DrawFn) -> View:
+    """A view as the store gives it: each group has a lane of the flow whose turn it is."""
+    flow = draw(CAMPAIGN_SETS)
+    groups = []
+    for gid in range(1, draw(st.integers(1, 5)) + 1):
+        sets = {flow, *draw(st.lists(CAMPAIGN_SETS, max_size=4))}
+        groups.append(
+            Group(
+                gid,
+                tuple(
+                    Lane(c, draw(st.integers(1, 3000)), NOW_MS - draw(st.integers(0, 5000)))
+                    for c in sorted(sets)
+                ),
+            )
+        )
+    blocked = draw(st.frozensets(st.sampled_from(flow), max_size=len(flow) - 1))
+    return View("n", flow, tuple(groups), blocked, NOW_MS)
+
+
+@unhurried
+@given(views(), LIMITS)
+def test_a_plan_keeps_to_the_limits_and_to_what_waits_and_may_be_sent(view: View, limits: Limits) -> None:
+    planned = plan(view, limits)
+    assert planned is not None, "something is due, and nothing is planned"
+    assert 1 <= len(planned.campaigns) <= limits.campaigns
+    assert sorted(set(planned.campaigns)) == list(planned.campaigns)
+    assert 1 <= sum(take.rows for take in planned.takes) <= limits.recipients
+    assert set(planned.campaigns) <= set(view.flow) - view.blocked
+    waiting = {lane.campaigns: lane.rows for group in view.groups if group.gid == planned.gid for lane in group.lanes}
+    assert len({take.lane for take in planned.takes}) == len(planned.takes)
+    for take in planned.takes:
+        assert 1 <= take.rows <= waiting[take.lane]
+        assert set(planned.campaigns) <= set(take.lane), "a row would get a campaign that it does not want"
+
+
+@unhurried
+@given(views(), LIMITS)
+def test_a_plan_fills_its_call_from_the_lanes_that_want_all_of_it(view: View, limits: Limits) -> None:
+    planned = plan(view, limits)
+    assert planned is not None
+    (group,) = (group for group in view.groups if group.gid == planned.gid)
+    wanting = sum(lane.rows for lane in group.lanes if set(planned.campaigns) <= set(lane.campaigns))
+    assert sum(take.rows for take in planned.takes) == min(limits.recipients, wanting)
+
+
+@unhurried
+@given(st.integers(1, 1_000_000), st.integers(1, 1000))
+def test_one_campaign_takes_as_few_calls_as_its_recipients_fill(people: int, most: int) -> None:
+    most = max(most, math.ceil(people / 200))
+    assert calls_used({(65,): people}, Limits(most, 5)) == math.ceil(people / most)
+
+
+@unhurried
+@given(views(), LIMITS)
+def test_the_oldest_group_goes_first_when_it_has_waited_too_long(view: View, limits: Limits) -> None:
+    planned = plan(view, limits)
+    assert planned is not None
+    oldest = view.groups[0]
+    if any(NOW_MS - lane.since_ms > PATIENCE_MS for lane in oldest.lanes):
+        assert planned.gid == oldest.gid
+
+
+@unhurried
+@given(st.lists(st.integers(1, 2000), min_size=2, max_size=16))
+def test_among_groups_that_can_wait_the_fullest_call_goes_first(rows: list[int]) -> None:
+    groups = tuple(Group(gid, (Lane((65,), count, NOW_MS),)) for gid, count in enumerate(rows))
+    planned = plan(View("n", (65,), groups, frozenset(), NOW_MS), Limits(1000, 5))
+    assert planned is not None
+    assert min(rows[planned.gid], 1000) == max(min(count, 1000) for count in rows)
+
+
+# -- few calls, against the best there is
+
+
+def after(lanes: Lanes, campaigns: tuple[int, ...], takes: dict[tuple[int, ...], int]) -> Lanes:
+    """What waits when these rows were sent to these campaigns: the rest of each goes to a lane of its own."""
+    left = dict(lanes)
+    for lane, rows in takes.items():
+        left[lane] -= rows
+        if rest := tuple(c for c in lane if c not in campaigns):
+            left[rest] = left.get(rest, 0) + rows
+    return {lane: rows for lane, rows in left.items() if rows}
+
+
+def calls_used(lanes: Lanes, limits: Limits, *, last: bool = False) -> int:
+    """Calls until nothing waits, the flows taking turns as they do in the store: the one that waits longest."""
+    served: dict[tuple[int, ...], int] = {}
+    calls = 0
+    while lanes:
+        flow = min(lanes, key=lambda c: (served.get(c, 0), c if not last else tuple(-x for x in c)))
+        served[flow] = calls + 1
+        group = Group(1, tuple(Lane(c, rows, NOW_MS) for c, rows in sorted(lanes.items())))
+        planned = plan(View("n", flow, (group,), frozenset(), NOW_MS), limits)
+        assert isinstance(planned, Plan)
+        lanes = after(lanes, planned.campaigns, {take.lane: take.rows for take in planned.takes})
+        calls += 1
+    return calls
+
+
+def fewest_calls(lanes: Lanes, limits: Limits) -> int:
+    """By looking at every call that could be made."""
+    names = tuple(sorted({c for lane in lanes for c in lane}))
+    sets = [s for n in range(1, limits.campaigns + 1) for s in combinations(names, n)]
+
+    @cache
+    def best(state: tuple[tuple[tuple[int, ...], int], ...]) -> int:
+        if not state:
+            return 0
+        now = dict(state)
+        found = 10**6
+        for campaigns in sets:
+            usable = [lane for lane in now if set(campaigns) <= set(lane)]
+            if not usable:
+                continue
+            # A call with room left over is never better than the same call with more in it.
+            for takes in _fillings(usable, now, limits.recipients):
+                rest = after(now, campaigns, takes)
+                found = min(found, 1 + best(tuple(sorted(rest.items()))))
+        return found
+
+    return best(tuple(sorted(lanes.items())))
+
+
+def _fillings(usable: list[tuple[int, ...]], now: Lanes, room: int) -> list[dict[tuple[int, ...], int]]:
+    """Every way to take as many rows as fit."""
+    wanted = min(room, sum(now[lane] for lane in usable))
+    ways: list[dict[tuple[int, ...], int]] = [{}]
+    for lane in usable:
+        ways = [
+            {**way, **({lane: rows} if rows else {})}
+            for way in ways
+            for rows in range(min(now[lane], wanted - sum(way.values())) + 1)
+        ]
+    return [way for way in ways if sum(way.values()) == wanted]
