@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import orjson
-from hypothesis import HealthCheck, assume, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -46,7 +46,7 @@ CAMPAIGNS = st.sets(st.integers(1, 7), min_size=1, max_size=7).map(lambda ids: t
 PRIORITIES = st.sampled_from(["urgent", "normal", "normal", "bulk"])
 INDEX = st.integers(0, 10**6)
 INDEXES = st.lists(INDEX, min_size=1, max_size=6)
-NAMES = st.sampled_from(["*", *map(str, range(1, 8))])
+NAMES = st.sampled_from([*map(str, range(1, 8)), "*"])
 #: What a delivery may come to after a call: status, reason, whether the attempt counts.
 FATES = st.lists(
     st.sampled_from(
@@ -153,14 +153,19 @@ class Life(RuleBasedStateMachine):
 
     # -- on the way in
 
-    @initialize(forget=st.integers(0, 3))
-    def start(self, forget: int) -> None:
-        """Now and then so many deliveries have ended already that the next ones lie over a segment's border."""
-        if forget == 0:
-            people = [f"old{i}" for i in range(SEGMENT - 6)]
+    @initialize(
+        old=st.sampled_from([0, 0, 0, SEGMENT - 2]),
+        work=st.lists(st.tuples(PEOPLE, CAMPAIGNS, PRIORITIES), min_size=1, max_size=4),
+    )
+    def start(self, old: int, work: list[tuple[tuple[str, ...], tuple[int, ...], str]]) -> None:
+        """Now and then so many deliveries have ended that the next ones lie over a segment's border."""
+        if old:
+            people = [f"old{i}" for i in range(old)]
             self._accept([self.ground.body(*people, campaigns=[99], dedupe_window=0)])
-            for first in range(0, SEGMENT - 6, 500):
-                self._cancel(range(first, min(first + 500, SEGMENT - 6)))
+            for first in range(0, old, 500):
+                self._cancel(range(first, min(first + 500, old)))
+        for people_, campaigns, priority in work:
+            self._accept([self.ground.body(*people_, campaigns=campaigns, priority=priority)])
 
     @rule(
         people=PEOPLE,
@@ -334,9 +339,36 @@ class Life(RuleBasedStateMachine):
                     found |= set(numbers if "," in row else range(numbers[0], numbers[0] + width))
         return found
 
+    @rule(token=TOKENS, fates=FATES, pattern=INDEXES)
+    def attempt(self, token: str, fates: list[tuple[Status, Reason, int]], pattern: list[int]) -> None:
+        """A whole attempt, so that the states behind one are reached often."""
+        if self._acquire(token) and self._claim(token, Limits(3, 5)):
+            which = sorted(self.batches).index(max(self.batches))
+            self._mark(which)
+            self._settle(which, fates, pattern)
+
+    @rule(token=TOKENS, by=st.sampled_from(SplitBy), budget=st.integers(0, 3))
+    def attempt_that_is_refused(self, token: str, by: SplitBy, budget: int) -> None:
+        if self._acquire(token) and self._claim(token, Limits(4, 5)):
+            which = sorted(self.batches).index(max(self.batches))
+            self._mark(which)
+            self._split(which, by, budget)
+
+    @rule(token=TOKENS, sent=st.booleans(), resend=st.booleans())
+    def attempt_that_ends_its_worker(self, token: str, sent: bool, resend: bool) -> None:
+        if self._acquire(token) and self._claim(token, Limits(3, 5)):
+            which = sorted(self.batches).index(max(self.batches))
+            if sent:
+                self._mark(which)
+            self.a_holder_dies(which)
+            self._recover(resend=resend)
+
     @precondition(lambda self: self.batches)
     @rule(which=INDEX, out=st.none() | INDEX, twice=st.booleans())
     def mark(self, which: int, out: int | None, twice: bool) -> None:
+        self._mark(which, out=out, twice=twice)
+
+    def _mark(self, which: int, *, out: int | None = None, twice: bool = False) -> None:
         flight = self._pick(which)
         kept_out: list[KeptOut] = []
         member = None
@@ -371,6 +403,17 @@ class Life(RuleBasedStateMachine):
         pattern: list[int],
         twice: bool,
         foreign: bool,
+    ) -> None:
+        self._settle(which, fates, pattern, twice=twice, foreign=foreign)
+
+    def _settle(
+        self,
+        which: int,
+        fates: list[tuple[Status, Reason, int]],
+        pattern: list[int],
+        *,
+        twice: bool = False,
+        foreign: bool = False,
     ) -> None:
         flight = self._pick(which)
         if flight.state == "claimed":
@@ -421,9 +464,13 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.batches)
     @rule(which=INDEX, by=st.sampled_from(SplitBy), budget=st.integers(0, 3))
     def split(self, which: int, by: SplitBy, budget: int) -> None:
+        self._split(which, by, budget)
+
+    def _split(self, which: int, by: SplitBy, budget: int) -> None:
         flight = self._pick(which)
         width, height = len(flight.batch.campaigns), len(flight.batch.members)
-        assume(width * height > 1)
+        if width * height == 1:
+            return
         by = SplitBy.CAMPAIGNS if height == 1 else SplitBy.RECIPIENTS if width == 1 else by
         rows: list[FateRow] = []
         assignment = bytearray()
@@ -628,15 +675,19 @@ class Life(RuleBasedStateMachine):
         if twice:
             assert self.ground.requeue(*numbers).taken == 0
 
-    @rule(name=NAMES)
-    def pause(self, name: str) -> None:
-        assert self.ground.store.control.pause(name) is (name not in self.paused)
-        self.paused.add(name)
-
-    @rule(name=NAMES)
-    def resume(self, name: str) -> None:
-        assert self.ground.store.control.resume(name) is (name in self.paused)
-        self.paused.discard(name)
+    @rule(name=NAMES, what=st.sampled_from(["pause", "resume", "resume", "unpark"]))
+    def switch(self, name: str, what: str) -> None:
+        control, door = self.ground.store.control, self.ground.store.door
+        match what:
+            case "pause":
+                assert control.pause(name) is (name not in self.paused)
+                self.paused.add(name)
+            case "resume":
+                assert control.resume(name) is (name in self.paused)
+                self.paused.discard(name)
+            case _:
+                door.unpark(name)
+                assert name not in {thing.name for thing in door.parked()}
 
     # -- the door
 
@@ -657,21 +708,14 @@ class Life(RuleBasedStateMachine):
             case _:
                 pass
 
-    @rule(name=NAMES)
-    def unpark(self, name: str) -> None:
-        self.ground.store.door.unpark(name)
-        assert name not in {thing.name for thing in self.ground.store.door.parked()}
-
-    @rule()
-    def probes_are_due(self) -> None:
-        for name, value in self.client.hgetall(f"{self.ground.root}parked").items():
-            self.client.hset(
-                f"{self.ground.root}parked", name, orjson.dumps(orjson.loads(value) | {"until": 0})
-            )
-
-    @rule()
-    def the_hold_ends(self) -> None:
-        self.client.hdel(f"{self.ground.root}door", "hold")
+    @rule(hold=st.booleans())
+    def probes_are_due(self, hold: bool) -> None:
+        """Pauses of what is parked have passed, and perhaps that of throttling."""
+        parked = f"{self.ground.root}parked"
+        for name, value in self.client.hgetall(parked).items():
+            self.client.hset(parked, name, orjson.dumps(orjson.loads(value) | {"until": 0}))
+        if hold:
+            self.client.hdel(f"{self.ground.root}door", "hold")
 
     # -- what always holds
 
@@ -712,7 +756,7 @@ class Life(RuleBasedStateMachine):
     def everything_that_waits_can_be_reached(self) -> None:
         """With nothing held back and the dead taken over, claiming until nothing is due sends all that waits."""
         for name in sorted(self.paused):
-            self.resume(name)
+            self.switch(name, "resume")
         self.client.delete(*(f"{self.ground.root}{key}" for key in ("parked", "probes", "door")))
         for token in sorted(self.held):
             self._lapse_permit(token)
@@ -765,7 +809,7 @@ def test_any_steps_in_any_order_leave_every_delivery_in_one_place(redis_url: str
         OnThisServer,
         settings=settings(
             deadline=None,
-            max_examples=40,
+            max_examples=60,
             stateful_step_count=40,
             suppress_health_check=list(HealthCheck),
         ),

@@ -37,6 +37,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("retry", "retry", "Send again what ended without an acceptance."),
     ("cancel", "cancel", "Take back what has not been sent."),
     ("dead", "dead", "Show triggers that could not be understood, put them back, or discard them."),
+    ("bad", "bad", "Show the recipients that CleverTap called invalid lately, or remove some."),
     ("pause", "control", "Hold campaigns back."),
     ("resume", "control", "Let campaigns go on that were held back."),
 )

@@ -137,6 +137,7 @@ def retry(
             raise Refusal(f"No delivery matches{late}.", ExitCode.NOTHING)
         _preview(found, settings.accounts.get(account), json=json)
         _tell_parked(found, store)
+        _tell_bad(found, store)
         if dry_run:
             return
         confirm(f"Send {len(found.deliveries):,} deliveries again?", yes=yes)
@@ -209,6 +210,16 @@ def _tell_parked(found: _Found, store: Store) -> None:
                 f"campaign {thing.name} is parked ({thing.reason.label}), so its deliveries wait or end at "
                 f"once: `volley resume {thing.name}` frees it."
             )
+
+
+def _tell_bad(found: _Found, store: Store) -> None:
+    """Recipients known as bad are refused without a call: sending again to them would change nothing."""
+    known = {hash((bad.kind, bad.value)) for bad in store.door.bad_recipients()}
+    if count := len(found.recipients & known):
+        complain(
+            f"{count:,} of the recipients {'is' if count == 1 else 'are'} known as bad, so what goes to them "
+            "is rejected again without a call: `volley bad` lists them, `volley bad remove` removes them."
+        )
 
 
 def _table(rows: Iterable[tuple[tuple[Status, Reason, int], int]]) -> Table:

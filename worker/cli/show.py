@@ -15,6 +15,7 @@ from rich.text import Text
 
 from worker.cli.app import safe
 from worker.cli.times import clock, iso, span
+from worker.core.door import CAUSES
 from worker.core.model import Reason, Status
 from worker.store.control import ALL
 from worker.store.door import ParkedThing
@@ -183,6 +184,8 @@ def snapshot_json(account: str, snapshot: Snapshot, permits: int | None) -> dict
                 "since": iso(thing.since_ms),
                 "next_probe": iso(thing.next_probe_ms),
                 "tries": thing.tries,
+                "causes": CAUSES.get(thing.reason),
+                "free_with": _freed_by(thing),
             }
             for thing in snapshot.parked
         ],
@@ -243,9 +246,22 @@ def _permits(snapshot: Snapshot, permits: int | None) -> Text:
 
 def _parked(thing: ParkedThing, now_ms: int) -> Text:
     name = "the account" if thing.name == ALL else f"campaign {thing.name}"
-    said = f" ({safe(thing.text, _SAID_CHARS)})" if thing.text else ""
-    words = f"{name}, for {span(now_ms - thing.since_ms)}: {thing.reason.sentence}{said}"
-    return Text.from_markup(f"{words}; next probe {_until(thing.next_probe_ms, now_ms)}", style="red")
+    said = f"\nit said: {safe(thing.text, _SAID_CHARS)}" if thing.text else ""
+    http = f" (HTTP {thing.http})" if thing.http else ""
+    likely = f"\nlikely: {CAUSES[thing.reason]}" if thing.reason in CAUSES else ""
+    calls = "1 call" if thing.tries == 1 else f"{thing.tries:,} calls"
+    due = thing.next_probe_ms > now_ms
+    when = f"in {span(thing.next_probe_ms - now_ms)}" if due else "as soon as work waits for it"
+    return Text.from_markup(
+        f"{name}, since {clock(thing.since_ms)} UTC ({span(now_ms - thing.since_ms)}): "
+        f"{thing.reason.sentence}{http}{said}{likely}\n"
+        f"{calls} refused; next probe {when}; `{_freed_by(thing)}` lets it go on at once",
+        style="red",
+    )
+
+
+def _freed_by(thing: ParkedThing) -> str:
+    return f"volley resume {'--all' if thing.name == ALL else thing.name}"
 
 
 def _until(due_ms: int, now_ms: int) -> str:

@@ -1,6 +1,7 @@
 """What an answer means for the door itself, beside what it means for the batch that knocked.
 
-    Lesson = Fine        the API deals with our calls (whatever it thinks of this one's recipients)
+    Lesson = Nothing     no call was made
+           | Fine        the API deals with our calls (whatever it thinks of this one's recipients)
            | Throttled   somebody uses the account's slots: fewer permits for a while
            | Trouble     it is down or out of reach: after a few in a row nobody calls but a probe
            | Parked      it refuses the account, or a campaign, until somebody changes something there
@@ -18,9 +19,8 @@ from worker.core.model import Reason
 
 #: Calls in a row without a usable answer that shut the door for all but a probe.
 TROUBLE_AFTER = 5
-#: Milliseconds until the next probe of an API in trouble: an outage of an hour costs some ninety calls,
-#: and its end
-#: is seen within 45 s.
+#: Milliseconds until the next probe of an API in trouble: an outage of an hour costs some ninety calls, and
+#: its end is seen within 45 s.
 TROUBLE_PAUSES_MS = (1_000, 2_000, 4_000, 8_000, 15_000, 30_000, 45_000)
 #: Milliseconds until the next probe of something that a person has to mend (credentials, a stopped campaign).
 PARKED_PAUSES_MS = (60_000, 120_000, 300_000, 600_000, 900_000)
@@ -29,8 +29,13 @@ HOLD_AT_MOST_MS = 600_000
 
 
 @dataclass(frozen=True, slots=True)
+class Nothing:
+    """No call was made: whoever was to probe gives its turn back."""
+
+
+@dataclass(frozen=True, slots=True)
 class Fine:
-    """Calls are dealt with. ``campaigns`` were accepted, so they are not stopped."""
+    """Calls are dealt with. ``campaigns`` were accepted or do not exist: they are not merely stopped."""
 
     campaigns: frozenset[int] = frozenset()
 
@@ -57,7 +62,7 @@ class Parked:
     campaigns: frozenset[int] | None
 
 
-Lesson = Fine | Throttled | Trouble | Parked
+Lesson = Nothing | Fine | Throttled | Trouble | Parked
 
 
 def lesson(decision: Decision, campaigns: tuple[int, ...]) -> Lesson:
@@ -69,14 +74,20 @@ def lesson(decision: Decision, campaigns: tuple[int, ...]) -> Lesson:
             return Fine(frozenset(campaigns))
         case Retry(reason=Reason.THROTTLED, not_before_ms_from_now=wait):
             return Throttled(min(wait or 0, HOLD_AT_MOST_MS))
+        case Retry(reason=Reason.NOT_CONNECTED, counts=False):
+            # This process was held up and did not call: no fault of the API.
+            return Nothing()
         case Retry(reason=Reason.SERVER_ERROR | Reason.NOT_CONNECTED as reason):
             return Trouble(reason)
         case Unsure(reason=Reason.WORKER_DIED):
-            return Fine()
+            return Nothing()
         case Unsure(reason=reason):
             return Trouble(reason)
         case Park(reason=reason, campaigns=parked):
             return Parked(reason, parked)
+        case Reject(reason=Reason.CAMPAIGN_MISSING):
+            # Were it parked, what waits for it would be rejected by one small probe after the other.
+            return Fine(frozenset(campaigns))
         case Reject() | Split() | Retry():
             return Fine()
 

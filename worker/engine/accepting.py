@@ -16,8 +16,7 @@ from worker.store.intake import Entry
 
 log = logging.getLogger("volley")
 
-#: Deliveries in one piece of a large trigger. Not a setting: a piece's number must mean the same to every
-#: worker.
+#: Deliveries in one piece of a large trigger. Not a setting: a piece's number means the same to every worker.
 PIECE_DELIVERIES = 1000
 #: Entries read from the intake at once at most.
 READ_MOST = 1000

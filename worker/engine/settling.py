@@ -8,7 +8,7 @@ import logging
 
 from config.observability import MASK, mask
 from worker.core.decisions import Accept, By, Decision, Park, Reject, Split
-from worker.core.door import CAUSES, Fine, Lesson, Parked, Trouble, lesson
+from worker.core.door import CAUSES, Fine, Lesson, Nothing, Parked, Trouble, lesson
 from worker.core.model import FREES_KEY, Reason, Status
 from worker.core.planning import View
 from worker.core.retry import MAY_HAVE_BEEN_SENT, fate
@@ -140,7 +140,7 @@ class Settling:
     def _teach(self, batch: Batch, decision: Decision, view: View) -> None:
         """Tells the door what this call has taught; what is parked by it is reported once, and not again."""
         learnt = lesson(decision, batch.campaigns)
-        if isinstance(learnt, Fine) and view.normal:
+        if view.normal and isinstance(learnt, Fine | Nothing):
             return
         for each, drop in self._by_policy(learnt):
             parked = self._store.door.report(

@@ -12,13 +12,11 @@ from redis.sentinel import Sentinel
 
 from config.redis_url import RedisAddress, RedisSentinels, RedisServer
 
-#: A redis-py client that answers in bytes. Its annotations admit every mode at once (bytes, str,
-#: awaitable), so
-#: that each use would need a cast: the store declares the shapes of its own results instead.
+#: A redis-py client that answers in bytes. Its annotations admit every mode at once (bytes, str, awaitable),
+#: so that each use would need a cast: the store declares the shapes of its own results instead.
 RedisClient: TypeAlias = Any
 
-#: What the store raises while the server is away, too slow, full or a replica; the same call may succeed
-#: later.
+#: What the store raises while the server is away, too slow, full or a replica; the call may succeed later.
 AWAY = (ConnectionError, TimeoutError, OutOfMemoryError, ReadOnlyError)
 #: Seconds until a command without an answer is given up. Blocking reads must end well before.
 SOCKET_TIMEOUT_SECONDS = 5.0

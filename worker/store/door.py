@@ -13,6 +13,7 @@ from worker.core.door import (
     TROUBLE_PAUSES_MS,
     Fine,
     Lesson,
+    Nothing,
     Parked,
     Throttled,
     Trouble,
@@ -60,14 +61,16 @@ class Door:
         text: str = "",
         drop: bool = False,
     ) -> list[str]:
-        """Records what a call that began then has taught; the names (``*``
-        or campaigns) that are parked by it.
+        """Records what a call that began then has taught; the names (``*`` or campaigns) that it parks.
 
+        A name that was parked already is given again when somebody else has to mend it now.
         ``drop``: deliveries of the campaigns that are parked here end rejected without a call.
         """
         kind, names, reason, hold = "fine", "", Reason.NONE, 0
         pauses: tuple[int, ...] = PARKED_PAUSES_MS
         match lesson:
+            case Nothing():
+                kind = "nothing"
             case Fine(campaigns=campaigns):
                 names = ",".join(map(str, sorted(campaigns)))
             case Throttled(hold_ms=hold_ms):
@@ -112,7 +115,9 @@ class Door:
 
     def bad_recipients(self) -> dict[Recipient, int]:
         """The recipients known as bad, and until when (epoch ms)."""
-        found = self._client.zrange(f"{self._root}bad", 0, -1, withscores=True)
+        seconds, micros = self._client.time()
+        now_ms = int(seconds) * 1000 + int(micros) // 1000
+        found = self._client.zrangebyscore(f"{self._root}bad", f"({now_ms}", "+inf", withscores=True)
         return {_recipient(member): int(until) for member, until in found}
 
     def forget_bad(self, recipient: Recipient) -> bool:

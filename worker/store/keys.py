@@ -19,10 +19,8 @@ the numbered keys from it; lua/_prelude.lua explains segments, lanes, flows and 
     said:<b>            string    the vendor's words about a batch
     due, due:<ms>       zset,list rows that sleep until then;  expiry, expiry:<ms>: deliveries that end then
     d:<digest>          string    dedupe key -> the delivery that holds it
-    ix:<day>:<bucket>   string    hashes of recipients, trigger ids and producer's ids -> deliveries; days
-    (zset)
-    split:<p>           list      parts of refused batches;  job:<j> (hash): calls made for one, and its
-    budget
+    ix:<day>:<bucket>   string    hashes of recipients and ids -> deliveries;  days (zset): which there are
+    split:<p>           list      parts of refused batches;  job:<j> (hash): calls made for one, its budget
     splitting           zset      batches in flight that are such parts, by end of lease
     door                hash      permits that may be used, and until when none may
     parked, probes      hash      campaigns (or * for the account) that are not called, and who tries them

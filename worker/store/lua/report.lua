@@ -2,17 +2,19 @@
 --
 -- KEYS  1 root
 -- ARGV  1 permits that the account has  2 when the call began (ms)  3 what it probed ('' for nothing)
---       4 'fine', 'throttled', 'trouble' or 'parked'
+--       4 'nothing' (no call was made), 'fine', 'throttled', 'trouble' or 'parked'
 --       5 names ('*' or campaigns with commas): parked, or known to be fine
 --       6 reason  7 http code  8 vendor's text  9 pauses (ms, with commas: the first, the second, ... the last)
 --       10 failures in a row that park the account  11 hold until then at least (ms from now, 0: none)
 --       12 '1' when deliveries of a parked campaign end without a call
--- Result names that were not parked before and are now, with commas
+-- Result names that are parked now and were not before, or for another reason that a person has to mend, with
+--        commas
 --
 -- Permits: each 429 halves them (rounded up) unless the call began before the last cut; RAISE_AFTER calls that
--- went well add one. If that was too many, the next rise takes twice as many calls, up to RAISE_AT_MOST.
+-- went well add one. If that was too many, the next rise takes twice as many calls, up to RAISE_AT_MOST: one
+-- call in 80 is what it costs to see that the slots are free again. Behind a rise that holds, RAISE_AFTER again.
 
-local RAISE_AFTER, RAISE_AT_MOST = 20, 160
+local RAISE_AFTER, RAISE_AT_MOST = 20, 80
 local most, began, probe, kind = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local door = root .. 'door'
 local fresh = {}
@@ -26,13 +28,16 @@ local function park(name, drop)
     before = cjson.decode(before)
     -- An answer to a call from before the park teaches nothing new.
     if began < before.at and probe ~= name then return end
-    tries, since = before.tries + 1, before.since
+    since = before.since
+    -- An outage that turns out to be another refusal begins its pauses anew, and somebody has to hear of it.
+    if before.kind == kind then tries = before.tries + 1 end
+    if kind == 'parked' and before.reason ~= tonumber(ARGV[6]) then fresh[#fresh + 1] = name end
   else
     fresh[#fresh + 1] = name
   end
   local pauses = words(ARGV[9])
   redis.call('HSET', root .. 'parked', name, cjson.encode({ reason = tonumber(ARGV[6]), http = tonumber(ARGV[7]),
-    text = ARGV[8], since = since, at = now, tries = tries, drop = drop,
+    text = ARGV[8], since = since, at = now, tries = tries, drop = drop, kind = kind,
     ['until'] = now + tonumber(pauses[math.min(tries, #pauses)]) }))
 end
 
@@ -41,6 +46,12 @@ local function unpark(name)
   if before and (probe == name or began >= cjson.decode(before).at) then
     redis.call('HDEL', root .. 'parked', name)
   end
+end
+
+-- No call for so many milliseconds; a longer hold stays.
+local function hold_for(ms)
+  local hold = tonumber(redis.call('HGET', door, 'hold') or '0')
+  redis.call('HSET', door, 'hold', math.max(hold, now + ms))
 end
 
 if kind == 'throttled' then
@@ -52,15 +63,12 @@ if kind == 'throttled' then
     if limit == 1 then
       -- Not even one call gets in: wait longer each time.
       local streak = redis.call('HINCRBY', door, 'streak', 1)
-      redis.call('HSET', door, 'hold', now + math.min(15000, 250 * 2 ^ math.min(streak, 10)))
+      hold_for(math.min(15000, 250 * 2 ^ math.min(streak, 10)))
     end
     redis.call('HSET', door, 'limit', math.max(1, math.ceil(limit / 2)), 'cut', now, 'well', 0, 'need', need)
     redis.call('HDEL', door, 'raised')
   end
-  if tonumber(ARGV[11]) > 0 then
-    local hold = tonumber(redis.call('HGET', door, 'hold') or '0')
-    redis.call('HSET', door, 'hold', math.max(hold, now + tonumber(ARGV[11])))
-  end
+  if tonumber(ARGV[11]) > 0 then hold_for(tonumber(ARGV[11])) end
 elseif kind == 'trouble' then
   local failures = redis.call('HINCRBY', door, 'failures', 1)
   if failures >= tonumber(ARGV[10]) or redis.call('HEXISTS', root .. 'parked', '*') == 1 then park('*', false) end
@@ -76,8 +84,10 @@ if kind == 'fine' or kind == 'parked' and ARGV[5] ~= '*' then
     local limit = redis.call('HGET', door, 'limit')
     if limit and tonumber(limit) < most and began >= tonumber(redis.call('HGET', door, 'cut') or '0') then
       local well = redis.call('HINCRBY', door, 'well', 1)
-      if well >= tonumber(redis.call('HGET', door, 'need') or RAISE_AFTER) then
-        redis.call('HSET', door, 'limit', tonumber(limit) + 1, 'well', 0, 'raised', 1, 'cut', now)
+      local need = tonumber(redis.call('HGET', door, 'need') or RAISE_AFTER)
+      if redis.call('HEXISTS', door, 'raised') == 1 then need = RAISE_AFTER end
+      if well >= need then
+        redis.call('HSET', door, 'limit', tonumber(limit) + 1, 'well', 0, 'raised', 1, 'cut', now, 'need', need)
       end
     elseif limit and tonumber(limit) >= most then
       -- All permits are in use again, and calls go well: as usual.
