@@ -240,3 +240,29 @@ def test_when_everything_goes_wrong_at_once_ledger_and_outcomes_agree(stack: Sta
     isolating = sum(2 * b * math.log2(n / b) + 2 * b + 1 for b, n in [(1, 51)] * 8 + [(7, 57)]) + 3 * 8
     sys.stdout.write(f"{totals.requests} calls, {disturbed} disturbed, isolating may take {isolating:.0f}\n")
     assert totals.requests <= 300 + isolating + 2 * disturbed
+
+
+def test_splitting_never_takes_all_permits(stack: Stack) -> None:
+    people = [f"m{n}@example.com" for n in range(1_000)]
+    bad = {person for n, person in enumerate(people) if n % 125 == 60}
+    stack.sandbox.change(latency_ms=100, bad_recipients=frozenset(bad))
+    stack.environ["VOLLEY_SPLIT_CALLS"] = "500"
+    for _ in range(2):
+        stack.worker()
+    stack.beat()
+    stack.append([stack.trigger(*people[:500]), stack.trigger(*people[500:], ExternalTrigger={"Name": "b"})])
+    stack.eventually(lambda: stack.store.status().splitting)
+    # Of the same priority: only the rule keeps a permit for them.
+    stack.append(personal(stack, "p", 120))
+    flying: list[int] = []
+
+    def other_work_is_done() -> bool:
+        flying.append(len(stack.redis.zrange("volley:{default}:splitting", 0, -1)))
+        return stack.sandbox.ledger.times_accepted("1709550110", "p119@example.com") > 0
+
+    stack.eventually(other_work_is_done, 60)
+    stack.await_ended(1_120)
+    sys.stdout.write(f"parts in flight: {Counter(flying)}; {stack.sandbox.ledger.totals()}\n")
+    assert stack.tally() == {Status.ACCEPTED: 1_120 - len(bad), Status.REJECTED: len(bad)}
+    assert max(flying) == PERMITS - 1
+    assert not stack.disagreements()

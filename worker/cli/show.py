@@ -253,7 +253,7 @@ def _parked(thing: ParkedThing, now_ms: int) -> Text:
     due = thing.next_probe_ms > now_ms
     when = f"in {span(thing.next_probe_ms - now_ms)}" if due else "as soon as work waits for it"
     return Text.from_markup(
-        f"{name}, since {clock(thing.since_ms)} UTC ({span(now_ms - thing.since_ms)}): "
+        f"{name}, for {span(now_ms - thing.since_ms)} (since {clock(thing.since_ms)} UTC): "
         f"{thing.reason.sentence}{http}{said}{likely}\n"
         f"{calls} refused; next probe {when}; `{_freed_by(thing)}` lets it go on at once",
         style="red",

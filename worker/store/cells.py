@@ -1,4 +1,4 @@
-"""Cells and rows: how a delivery is kept in Redis (lua/_prelude.lua draws the layout).
+"""Cells and rows: how a delivery is kept in Redis (lua/_cells.lua draws the layout).
 
 A cell is 26 bytes that change; a row is a JSON list that does not: ``[group, kind letter,
 recipient, trigger id, producer's id, expires_at_ms, dedupe_key, window_seconds, source]``, cut

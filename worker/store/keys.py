@@ -1,7 +1,7 @@
 """Every key of ours in Redis, by account.
 
 An account's keys share the hash tag ``{account}``, hence one cluster slot. Scripts get the root and derive
-the numbered keys from it; lua/_prelude.lua explains segments, lanes, flows and batches.
+the numbered keys from it; lua/_cells.lua explains segments, lua/_lanes.lua lanes, flows and batches.
 
     intake              stream    triggers that wait to be accepted (the outside contract)
     nonce:<id>          string    an append that was made, and the entries it gave

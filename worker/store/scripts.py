@@ -1,6 +1,6 @@
 """Loads the Lua scripts by name and runs them.
 
-A script is its file behind ``_prelude.lua``. Scripts that drain carry ``allow-oom``:
+A script is its file behind the ``SHARED`` ones. Scripts that drain carry ``allow-oom``:
 at ``maxmemory`` they must go on, or a full server could never empty itself. The ones
 that take in more are refused by the server then.
 """
@@ -19,14 +19,16 @@ from worker.store.connection import RedisClient
 GROWING = frozenset({"accept", "enqueue", "put_back", "requeue"})
 
 
+#: What stands in front of every script, in this order.
+SHARED = ("_cells", "_lanes", "_door")
+
+
 @cache
 def source(name: str) -> str:
-    """The whole text of a script: header, prelude, body."""
+    """The whole text of a script: header, shared functions, body."""
     folder = files("worker.store").joinpath("lua")
     header = "#!lua" if name in GROWING else "#!lua flags=allow-oom"
-    return "\n".join(
-        [header, folder.joinpath("_prelude.lua").read_text(), folder.joinpath(f"{name}.lua").read_text()]
-    )
+    return "\n".join([header, *(folder.joinpath(f"{part}.lua").read_text() for part in (*SHARED, name))])
 
 
 class Scripts:

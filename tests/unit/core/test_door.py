@@ -98,24 +98,19 @@ def calls_of_an_outage(length_ms: int, latency_ms: int) -> list[int]:
     As report.lua has it: failures in a row shut the door, and calls that began before it was shut do not
     prolong the pause.
     """
-    began: list[int] = []
-    busy = [0] * PERMITS  # when each worker's call ends
-    failures, shut_at = 0, None
-    while shut_at is None:
-        worker = busy.index(min(busy))
-        if began_at := [at for at in [busy[worker]] if len(began) >= PERMITS]:
-            failures += 1
-            if failures >= TROUBLE_AFTER:
-                shut_at = began_at[0]
-                break
-        began.append(busy[worker])
-        busy[worker] += latency_ms
-    assert shut_at is not None
-    tries, at = 1, shut_at
+    began, in_flight = [0] * PERMITS, [latency_ms] * PERMITS
+    failures = 0
     while True:
-        at += TROUBLE_PAUSES_MS[min(tries, len(TROUBLE_PAUSES_MS)) - 1]
-        if at >= length_ms:
-            return began
+        at = min(in_flight)
+        in_flight.remove(at)
+        failures += 1
+        if failures == TROUBLE_AFTER:
+            break
+        began.append(at)
+        in_flight.append(at + latency_ms)
+    tries = 1
+    while (at := at + TROUBLE_PAUSES_MS[min(tries, len(TROUBLE_PAUSES_MS)) - 1]) < length_ms:
         began.append(at)
         at += latency_ms
         tries += 1
+    return began

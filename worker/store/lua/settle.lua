@@ -9,7 +9,7 @@
 -- Result 1, or 0 when the batch was taken over or settled already: then nothing changes
 --
 -- A batch that was only claimed can be settled too: its holder has not sent it and will not, so none of its
--- deliveries can become accepted or unknown.
+-- deliveries can become accepted, and unknown only those that an earlier attempt may have sent.
 -- To split it, its fates are pending ones: its two halves become parts of a splitting job.
 
 local batch, token, http, text, retention = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
@@ -22,7 +22,7 @@ local how = ARGV[7]
 local fates, at = {}, 9
 for i = 1, tonumber(ARGV[8]) do
   local status = ARGV[at]
-  if held[1] ~= 'wire' and (status == 'a' or status == 'u') then return 0 end
+  if held[1] ~= 'wire' and status == 'a' then return 0 end
   fates[i] = { status = status, counted = tonumber(ARGV[at + 2]), due = tonumber(ARGV[at + 3]),
     head = head(status, tonumber(ARGV[at + 1]), http, tonumber(batch)) }
   at = at + 4
@@ -37,6 +37,7 @@ for first = 1, #ns, width do
   for i = first, first + width - 1 do
     local number = string.byte(assignment, uniform and 1 or i)
     local fate = fates[number]
+    if held[1] ~= 'wire' and fate.status == 'u' and not MAYBE_SENT[reason_of(old[i])] then return 0 end
     new[i] = fate.head .. tail_after(old[i], fate.counted)
     if LIVE[fate.status] and how == '' then
       kept[number] = kept[number] or { {}, {} }

@@ -1,0 +1,134 @@
+-- Deliveries: where each one is, what it is, and how many there are. Stands in front of every script.
+--
+-- KEYS[1] is always the account's root, `volley:{<account>}:`. Segments, lanes and batches are named by
+-- numbers that only Redis knows, so their keys are derived from the root here; all of them carry its hash
+-- tag and so live in its slot. keys.py is the same list for Python.
+--
+-- A delivery is a number n. Its cell (26 bytes, big endian) is the one place that says where it is; lanes,
+-- due slots and batches only refer to n and are checked against the cell when they are used. So a stale
+-- reference is harmless, and a delivery can't be in two places.
+--
+--   head   status 1, reason 1, http 2, batch 5 (for a duplicate: the first delivery), updated 5
+--   tail   attempts 1, campaign 6, first 5 (when it was accepted or its send_at; once tried, its first attempt)
+--
+-- Cells and rows are kept in segments of 1024: `seg:<k>:cells` (a string), `seg:<k>:rows` (a list of JSON
+-- rows), `seg:<k>` (a hash: `<campaign>:<status>` -> count, `live` -> count). Times in cells are
+-- milliseconds since 2020-01-01 of the server's clock.
+
+local root = KEYS[1]
+local CELL, HEAD, SEG, EPOCH = 26, 14, 1024, 1577836800000
+-- Reasons of a delivery whose message may be out (core/retry.py has the same list): it is never recorded as not
+-- sent, and its dedupe key is kept.
+local MAYBE_SENT = { [12] = true, [13] = true, [14] = true }
+local LIVE = { s = true, p = true, i = true, r = true }
+
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
+local function head(status, reason, http, batch)
+  return status .. struct.pack('>BI2I5I5', reason, http, batch, now - EPOCH)
+end
+
+local function status_of(cell) return string.sub(cell, 1, 1) end
+local function batch_of(cell) return struct.unpack('>I5', string.sub(cell, 5, 9)) end
+local function attempts_of(cell) return string.byte(cell, 15) end
+local function reason_of(cell) return string.byte(cell, 2) end
+local function campaign_of(cell) return string.format('%.0f', struct.unpack('>I6', string.sub(cell, 16, 21))) end
+-- Tail of a cell after an attempt that counts.
+local function tail_after(cell, counted)
+  if counted == 0 then return string.sub(cell, HEAD + 1) end
+  return string.char(math.min(255, attempts_of(cell) + counted)) .. string.sub(cell, HEAD + 2)
+end
+
+
+-- What a batch's holder learns of each cell: its reason and its tail, 13 bytes.
+local function told(cells)
+  local parts = {}
+  for i, cell in ipairs(cells) do parts[i] = string.sub(cell, 2, 2) .. string.sub(cell, HEAD + 1) end
+  return table.concat(parts)
+end
+
+-- Calls visit(segment, offset, first, last) for each run ns[first..last] of neighbours in one segment.
+local function runs(ns, visit)
+  local first = 1
+  while first <= #ns do
+    local last = first
+    while last < #ns and ns[last + 1] == ns[last] + 1 and ns[last + 1] % SEG ~= 0 do last = last + 1 end
+    visit(math.floor(ns[first] / SEG), ns[first] % SEG, first, last)
+    first = last + 1
+  end
+end
+
+-- The cells of the deliveries ns, in that order; '' where there is none (any more).
+local function read_cells(ns)
+  local cells = {}
+  runs(ns, function(segment, offset, first, last)
+    local text = redis.call('GETRANGE', root .. 'seg:' .. segment .. ':cells',
+      offset * CELL, (offset + last - first + 1) * CELL - 1)
+    for i = first, last do cells[i] = string.sub(text, (i - first) * CELL + 1, (i - first + 1) * CELL) end
+  end)
+  return cells
+end
+
+-- The JSON rows of a batch: one for each recipient, that of the first of its `width` deliveries.
+local function read_rows(ns, width)
+  local rows = {}
+  runs(ns, function(segment, offset, first, last)
+    local some = redis.call('LRANGE', root .. 'seg:' .. segment .. ':rows', offset, offset + last - first)
+    for i = first, last do
+      if (i - 1) % width == 0 then rows[#rows + 1] = some[i - first + 1] end
+    end
+  end)
+  return rows
+end
+
+-- What the deliveries of this script add to counters, written once at its end by flush().
+local moved, lives = {}, {}
+
+local function count(segment, gid, cell, by)
+  local status, campaign = string.sub(cell, 1, 1), string.sub(cell, 16, 21)
+  local of_segment = moved[segment]
+  if not of_segment then of_segment = {}; moved[segment] = of_segment end
+  local key = campaign .. status
+  of_segment[key] = (of_segment[key] or 0) + by
+  if LIVE[status] then
+    of_segment.live = (of_segment.live or 0) + by
+    lives[gid] = (lives[gid] or 0) + by
+  end
+end
+
+-- Replaces the cells of the deliveries ns of group gid. new[i] == nil leaves a cell alone.
+local function write_cells(ns, gid, old, new)
+  local changed, cells = {}, {}
+  for i = 1, #ns do
+    if new[i] then
+      changed[#changed + 1] = ns[i]
+      cells[#cells + 1] = new[i]
+      local segment = math.floor(ns[i] / SEG)
+      count(segment, gid, old[i], -1)
+      count(segment, gid, new[i], 1)
+    end
+  end
+  runs(changed, function(segment, offset, first, last)
+    redis.call('SETRANGE', root .. 'seg:' .. segment .. ':cells', offset * CELL,
+      table.concat(cells, '', first, last))
+  end)
+end
+
+-- Frees the dedupe key when it is still the delivery's own.
+local function free_key(digest, n)
+  if digest == '' then return end
+  local key = root .. 'd:' .. digest
+  if redis.call('GET', key) == string.format('%.0f', n) then redis.call('DEL', key) end
+end
+
+-- The cell of a delivery that ends by `ended` (a head) without this batch having been sent, its key freed; or as
+-- unknown with its key kept, when an earlier attempt may have been sent.
+local function end_unsent(cell, ended, digest, n)
+  local reason = reason_of(cell)
+  if MAYBE_SENT[reason] then
+    return head('u', reason, 0, batch_of(cell)) .. string.sub(cell, HEAD + 1)
+  end
+  free_key(digest, n)
+  return ended .. string.sub(cell, HEAD + 1)
+end

@@ -1,0 +1,170 @@
+-- Lanes: what waits, in the order in which it gets its turn; and batches, what was taken out of them. Stands in
+-- front of every script, behind _cells.lua.
+--
+-- A group is (priority, content). `lane:<group>:<campaigns>` lists its rows that wait for the same campaigns;
+-- `flow:<priority>:<campaigns>` the groups with such rows; `ready:<priority>` ranks the flows by fair turn.
+
+-- A row of a lane is the numbers of one recipient's deliveries, one per campaign of the lane in its order:
+-- the first alone when they are neighbours (the usual case), else all of them with commas.
+local function row_of(ns)
+  for i = 2, #ns do
+    if ns[i] ~= ns[1] + i - 1 then return table.concat(ns, ',') end
+  end
+  return string.format('%.0f', ns[1])
+end
+
+local function numbers(csv)
+  local ns = {}
+  for n in string.gmatch(csv, '%d+') do ns[#ns + 1] = tonumber(n) end
+  return ns
+end
+
+local function row_numbers(row, width)
+  if string.find(row, ',', 1, true) then return numbers(row) end
+  local first, ns = tonumber(row), {}
+  for i = 1, width do ns[i] = first + i - 1 end
+  return ns
+end
+
+local function words(csv)
+  local list = {}
+  for word in string.gmatch(csv, '[^,]+') do list[#list + 1] = word end
+  return list
+end
+
+-- RPUSH (or LPUSH) in pieces that fit Lua's stack.
+local function push(command, key, items)
+  for first = 1, #items, 4000 do
+    redis.call(command, key, unpack(items, first, math.min(first + 3999, #items)))
+  end
+end
+
+-- Puts a flow among the ready ones, at its own turn or the present one, whichever is later.
+local function make_ready(priority, flow)
+  if redis.call('EXISTS', root .. 'ready:' .. priority) == 0 then
+    redis.call('HSET', root .. 'turns', 'served:' .. priority, now)
+  end
+  local turn = tonumber(redis.call('HGET', root .. 'turns', priority) or '0')
+  local own = tonumber(redis.call('HGET', root .. 'turns', priority .. ':' .. flow) or '0')
+  redis.call('ZADD', root .. 'ready:' .. priority, 'NX', math.max(turn, own), flow)
+end
+
+-- Charges a flow for a call, after its weight: so each flow gets calls by its weight.
+local function charge_turn(priority, flow, charge)
+  local ready = root .. 'ready:' .. priority
+  local score = redis.call('ZSCORE', ready, flow)
+  local name = priority .. ':' .. flow
+  -- One that was held back (paused, parked) has missed its turns: they are not made up for at the others' cost.
+  local turn = math.max(tonumber(score or redis.call('HGET', root .. 'turns', name) or '0'),
+    tonumber(redis.call('HGET', root .. 'turns', priority) or '0'))
+  redis.call('HSET', root .. 'turns', priority, turn, name, turn + charge, 'served:' .. priority, now)
+  if score then redis.call('ZADD', ready, turn + charge, flow) end
+end
+
+-- Files rows as waiting in the lane (group, campaigns). `flow:<priority>:<campaigns>` lists the groups
+-- with rows in that lane, each once; `ready:<priority>` ranks the flows that have any (by fair turn).
+local function file(gid, campaigns, rows)
+  local group = root .. 'group:' .. gid
+  if redis.call('HSETNX', group, 'lane:' .. campaigns, now) == 1 then
+    local priority = redis.call('HGET', group, 'priority')
+    local flow = priority .. ':' .. campaigns
+    if redis.call('RPUSH', root .. 'flow:' .. flow, gid) == 1 then
+      make_ready(priority, campaigns)
+    end
+  end
+  push('RPUSH', root .. 'lane:' .. gid .. ':' .. campaigns, rows)
+end
+
+-- Puts rows of (group, campaigns) to sleep until due_ms; promote.lua wakes them.
+local function sleep_rows(gid, campaigns, rows, due_ms)
+  local slot = string.format('%.0f', math.ceil(due_ms / 100) * 100)
+  redis.call('RPUSH', root .. 'due:' .. slot, gid .. ' ' .. campaigns .. ' ' .. table.concat(rows, ' '))
+  redis.call('ZADD', root .. 'due', slot, slot)
+end
+
+-- Takes an emptied lane out of its flow, and an emptied flow out of the ready ones.
+local function unfile_if_empty(gid, campaigns)
+  if redis.call('EXISTS', root .. 'lane:' .. gid .. ':' .. campaigns) == 1 then return end
+  local group = root .. 'group:' .. gid
+  if redis.call('HDEL', group, 'lane:' .. campaigns) == 0 then return end
+  local flow = redis.call('HGET', group, 'priority') .. ':' .. campaigns
+  redis.call('LREM', root .. 'flow:' .. flow, 1, gid)
+  if redis.call('EXISTS', root .. 'flow:' .. flow) == 0 then
+    redis.call('ZREM', root .. 'ready:' .. string.sub(flow, 1, 1), campaigns)
+  end
+end
+
+-- Takes a group without live deliveries out of the flows. Its lanes hold only rows that have ended; once the
+-- group has expired nothing could empty them, and its flows would seem to have work for ever.
+local function clear_lanes(gid)
+  local group = root .. 'group:' .. gid
+  for _, name in ipairs(redis.call('HKEYS', group)) do
+    local campaigns = string.match(name, '^lane:(.+)$')
+    if campaigns then
+      redis.call('UNLINK', root .. 'lane:' .. gid .. ':' .. campaigns)
+      unfile_if_empty(gid, campaigns)
+    end
+  end
+end
+
+-- Writes the counters, and lets a group without live deliveries expire after `retention` milliseconds.
+local function flush(retention)
+  for segment, of_segment in pairs(moved) do
+    redis.call('ZADD', root .. 'segments', now, segment)
+    for key, by in pairs(of_segment) do
+      if by ~= 0 then
+        local name = key
+        if key ~= 'live' then
+          name = string.format('%.0f', struct.unpack('>I6', key)) .. ':' .. string.sub(key, 7)
+          redis.call('HINCRBY', root .. 'counts', name, by)
+        end
+        redis.call('HINCRBY', root .. 'seg:' .. segment, name, by)
+      end
+    end
+  end
+  for gid, by in pairs(lives) do
+    if by ~= 0 then
+      local group = root .. 'group:' .. gid
+      local live = redis.call('HINCRBY', group, 'live', by)
+      if live == by then
+        redis.call('PERSIST', group)
+        redis.call('PERSIST', root .. 'gid:' .. redis.call('HGET', group, 'key'))
+      elseif live == 0 then
+        clear_lanes(gid)
+        redis.call('PEXPIRE', group, retention)
+        redis.call('PEXPIRE', root .. 'gid:' .. redis.call('HGET', group, 'key'), retention)
+      end
+    end
+  end
+end
+
+-- Makes the deliveries ns a batch that is claimed by a permit's holder; returns its number and the new cells.
+local function make_batch(ns, old, gid, campaigns, token, lease, job)
+  local batch = redis.call('HINCRBY', root .. 'next', 'batch', 1)
+  local in_flight, first, new = string.sub(head('i', 0, 0, batch), 3), struct.pack('>I5', now - EPOCH), {}
+  for i, cell in ipairs(old) do
+    local rest = string.sub(cell, HEAD + 1)
+    if attempts_of(cell) == 0 then rest = string.sub(rest, 1, 7) .. first end
+    -- The reason stays: it remembers whether an earlier attempt may have been sent.
+    new[i] = 'i' .. string.sub(cell, 2, 2) .. in_flight .. rest
+  end
+  write_cells(ns, gid, old, new)
+  redis.call('HSET', root .. 'batch:' .. batch, 'state', 'claimed', 'token', token, 'gid', gid,
+    'campaigns', campaigns, 'rows', table.concat(ns, ','), 'job', job)
+  redis.call('ZADD', root .. 'flight', lease, batch)
+  if job ~= '' then redis.call('ZADD', root .. 'splitting', lease, batch) end
+  return batch, new
+end
+
+-- What the holder of a batch is told of it.
+local function tell(batch, gid, campaigns, ns, cells)
+  local group = redis.call('HMGET', root .. 'group:' .. gid, 'content', 'key')
+  return { batch, group[1], table.concat(ns, ','), told(cells), read_rows(ns, #words(campaigns)), group[2], campaigns }
+end
+
+-- Takes a batch off the books of what is in flight.
+local function drop_batch(batch)
+  redis.call('DEL', root .. 'batch:' .. batch)
+  redis.call('ZREM', root .. 'flight', batch)
+  redis.call('ZREM', root .. 'splitting', batch)
+end
