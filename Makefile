@@ -12,7 +12,7 @@ INSTALLED := .venv/.installed
 # Addresses of package registries and paths of one machine belong in no file. (The brackets keep this line out.)
 FORBIDDEN := py[p]i\.org|pythonhost[e]d|npm[j]s\.(org|com)|deb\.debi[a]n|/wor[k]/
 
-.PHONY: help setup demo test check bench compose-test fmt lock clean
+.PHONY: help setup demo test check bench compose-test fmt docs lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ compose-test: $(INSTALLED) ## Build the image and send one trigger through docke
 fmt: $(INSTALLED) ## Format the code and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(INSTALLED) ## Write the parts of README.md and docs/ that are made from the code
+	$(BIN)/python docs/generate.py
 
 lock: $(INSTALLED) ## Resolve requirements/*.lock from pyproject.toml (LOCK_FLAGS=--upgrade for the newest versions)
 	$(BIN)/python requirements/lock.py $(LOCK_FLAGS)

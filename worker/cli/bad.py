@@ -1,4 +1,4 @@
-"""`volley bad`: the recipients that CleverTap called invalid lately, which are kept out of calls, and their removal."""
+"""`volley bad`: the recipients that CleverTap called invalid lately: they are kept out of calls."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ from worker.cli.app import (
 from worker.cli.times import clock, iso
 from worker.core.model import Kind, Recipient
 
-_HELP = "Show the recipients that CleverTap called invalid lately (they are kept out of calls), or remove some."
+_HELP = (
+    "Show the recipients that CleverTap called invalid lately (they are kept out of calls), or remove some."
+)
 
 bad = typer.Typer(name="bad", help=_HELP)
 app.add_typer(bad)
@@ -80,15 +82,17 @@ def remove(
     yes: YesOption = False,
     data: DataOption = DATA_FOLDER,
 ) -> None:
-    """Let them into calls again. What was rejected stays so until `volley retry`. Exit code 4: not all are known."""
+    """Let them into calls again. What was rejected stays so until `volley retry`.
+
+    Exit code 4: some were not known.
+    """
     wanted = list(dict.fromkeys(values))
     kinds = list(Kind) if kind is None else [kind]
     with opened(account, data) as (_, store):
         confirm(f"Let {_recipients(len(wanted))} of account {account} into calls again?", yes=yes)
         missing = 0
         for value in wanted:
-            # A list: each kind is tried, also behind one that was found.
-            if not any([store.door.forget_bad(Recipient(each, value)) for each in kinds]):
+            if not sum(store.door.forget_bad(Recipient(each, value)) for each in kinds):
                 missing += 1
                 complain(f"{value!a} is not known as bad.")
         console().print(f"{_recipients(len(wanted) - missing)} removed")

@@ -246,16 +246,17 @@ def _permits(snapshot: Snapshot, permits: int | None) -> Text:
 
 def _parked(thing: ParkedThing, now_ms: int) -> Text:
     name = "the account" if thing.name == ALL else f"campaign {thing.name}"
-    said = f"\nit said: {safe(thing.text, _SAID_CHARS)}" if thing.text else ""
+    said = f"\nit said: {safe(thing.text, 2 * _SAID_CHARS)}" if thing.text else ""
     http = f" (HTTP {thing.http})" if thing.http else ""
     likely = f"\nlikely: {CAUSES[thing.reason]}" if thing.reason in CAUSES else ""
-    calls = "1 call" if thing.tries == 1 else f"{thing.tries:,} calls"
+    probes = thing.tries - 1
+    probed = f"probed in vain {probes:,} time{'' if probes == 1 else 's'}" if probes else "not probed yet"
     due = thing.next_probe_ms > now_ms
     when = f"in {span(thing.next_probe_ms - now_ms)}" if due else "as soon as work waits for it"
     return Text.from_markup(
         f"{name}, for {span(now_ms - thing.since_ms)} (since {clock(thing.since_ms)} UTC): "
         f"{thing.reason.sentence}{http}{said}{likely}\n"
-        f"{calls} refused; next probe {when}; `{_freed_by(thing)}` lets it go on at once",
+        f"{probed}; next probe {when}; `{_freed_by(thing)}` lets it go on at once",
         style="red",
     )
 

@@ -156,7 +156,10 @@ class Settling:
                 what = f"account {self._parts.account.name}" if name == "*" else f"campaign {name}"
                 reason = each.reason if isinstance(each, Parked | Trouble) else Reason.NONE
                 log.error(
-                    "%s is parked (%s): likely %s", what, reason.label, CAUSES.get(reason, decision.text)
+                    "%s is parked (%s): likely %s; it is probed now and then, `volley status` tells more",
+                    what,
+                    reason.label,
+                    CAUSES.get(reason, decision.text),
                 )
 
     def _by_policy(self, learnt: Lesson) -> list[tuple[Lesson, bool]]:

@@ -154,9 +154,7 @@ def test_after_rises_that_failed_the_next_ones_take_longer_until_one_holds(store
     assert calls_until(None) == 20
 
 
-def test_an_account_of_one_permit_goes_back_to_usual_as_well(
-    store: Store, tell: Tell, client: Any
-) -> None:
+def test_an_account_of_one_permit_goes_back_to_usual_as_well(store: Store, tell: Tell, client: Any) -> None:
     tell(Throttled(0), permits=1)
     assert store.status().held_until_ms is not None
     for _ in range(20):
