@@ -49,8 +49,8 @@ def pauses() -> str:
     return (
         f"- Trouble (5xx, no connection, no answer): after {TROUBLE_AFTER} calls in a row; probes after "
         f"{listed(TROUBLE_PAUSES_MS)} seconds, and then every {TROUBLE_PAUSES_MS[-1] // 1000}.\n"
-        f"- Refusals that a person has to mend: at once; probes after {listed(PARKED_PAUSES_MS)} seconds, and "
-        f"then every {PARKED_PAUSES_MS[-1] // 1000}."
+        f"- Refusals that a person has to mend: at once; probes after {listed(PARKED_PAUSES_MS)} seconds, "
+        f"and then every {PARKED_PAUSES_MS[-1] // 1000}."
     )
 
 
@@ -66,7 +66,7 @@ def scripts() -> str:
     rows = []
     for file in sorted(LUA.glob("*.lua")):
         head = " ".join(line[2:].strip() for line in _head(file))
-        first = re.split(r"(?<=[.:])\s", head)[0].rstrip(":.")
+        first = re.split(r"(?<=\.)\s", head)[0].rstrip(".")
         rows.append(f"| `{file.name}` | {first}{' (shared)' if file.stem in SHARED else ''} |")
     return "\n".join(["| script | what it does |", "|---|---|", *rows])
 

@@ -1,4 +1,4 @@
-"""Hundreds of processes die at random instants: what each leaves behind is a retry or unknown, and nothing else.
+"""Hundreds of processes die at random instants: what each leaves is a retry or unknown, and nothing else.
 
 A batch that was only claimed surely was not sent: it goes out again. From its mark "on the wire" on it may
 have been sent: it ends as unknown. Both kinds are counted, so a window that grows between the mark and the

@@ -1,4 +1,4 @@
-"""Refusals met by real workers, beat and sandbox: what each costs in calls, and that nothing is lost by it."""
+"""Refusals met by real workers, beat and sandbox: what each costs in calls, and that nothing is lost."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ def test_when_everything_goes_wrong_at_once_ledger_and_outcomes_agree(stack: Sta
     assert b"poison" in dead.trigger
     assert stack.most_in_flight <= PERMITS
 
-    # Every disturbed call may have to be made again; to isolate b bad parts of n takes 2 b log2(n/b) + 2 b + 1.
+    # Every disturbed call may be made again; to isolate b bad parts of n takes 2 b log2(n/b) + 2 b + 1.
     disturbed = sum(record.fault is not None for record in stack.sandbox.ledger.requests())
     isolating = sum(2 * b * math.log2(n / b) + 2 * b + 1 for b, n in [(1, 51)] * 8 + [(7, 57)]) + 3 * 8
     sys.stdout.write(f"{totals.requests} calls, {disturbed} disturbed, isolating may take {isolating:.0f}\n")

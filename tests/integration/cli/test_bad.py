@@ -98,7 +98,7 @@ def test_outcomes_tell_a_known_bad_recipient_from_one_that_was_refused(
 
 
 @pytest.mark.parametrize(
-    ("scenario", "reason", "cause", "freed_by"),
+    "parked",
     [
         ({"credentials": {}}, "credentials", "another region's", "volley resume --all"),
         ({"external_trigger_enabled": False}, "not_enabled", "not enabled", "volley resume --all"),
@@ -106,15 +106,9 @@ def test_outcomes_tell_a_known_bad_recipient_from_one_that_was_refused(
     ],
 )
 def test_status_tells_what_is_parked_why_and_how_to_free_it(
-    volley: Any,
-    append: Any,
-    work: Work,
-    sandbox: Sandbox,
-    scenario: Any,
-    reason: str,
-    cause: str,
-    freed_by: str,
+    volley: Any, append: Any, work: Work, sandbox: Sandbox, parked: tuple[Any, str, str, str]
 ) -> None:
+    scenario, reason, cause, freed_by = parked
     sandbox.change(**scenario)
     append("a@example.com")
     work()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from worker.core.decisions import Accept, By, Decision, Park, Reject, Retry, Split, Unsure
@@ -79,7 +81,7 @@ def test_an_outage_costs_tens_of_calls_and_its_end_is_seen_within_a_minute(laten
     calls = calls_of_an_outage(60 * MINUTE_MS, latency_ms)
     assert sum(at < 10 * MINUTE_MS for at in calls) < 60
     assert len(calls) < 100
-    gaps = [later - earlier for earlier, later in zip(calls, calls[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(calls)]
     assert max(gaps) + latency_ms < MINUTE_MS
 
 
