@@ -298,6 +298,54 @@ def test_a_stopped_campaign_parks_alone_and_the_others_flow_on(
         assert volley.store.outcomes.counts()[65, Status.ACCEPTED] == 20
 
 
+def test_a_parked_account_with_nothing_but_split_parts_is_probed(
+    run: Callable[..., Run], sandbox: Sandbox, client: Any
+) -> None:
+    everyone = people(8)
+    sandbox.change(bad_recipients=frozenset(everyone[:1]))
+    volley = run()
+    volley.enqueue(everyone)
+    volley.engine._delivering.deliver(0.0001, iter([False, True]).__next__)
+    assert volley.store.status().splitting == 2
+    park = {"reason": 10, "http": 503, "text": "", "since": 0, "at": 0, "tries": 1, "until": 0, "drop": False}
+    client.hset("volley:{default}:parked", "*", orjson.dumps(park))
+    volley.settle_all()
+    assert volley.store.status().parked == ()
+    assert volley.statuses()[Status.ACCEPTED, Reason.NONE] == 7
+
+
+def test_a_probe_that_was_kept_out_gives_its_turn_back(
+    run: Callable[..., Run], sandbox: Sandbox, client: Any
+) -> None:
+    volley = run()
+    volley.store.door.remember_bad([Recipient(Kind.IDENTITY, "u0000")], 60_000)
+    volley.enqueue(people(3))
+    park = {"reason": 10, "http": 503, "text": "", "since": 0, "at": 0, "tries": 1, "until": 0, "drop": False}
+    client.hset("volley:{default}:parked", "*", orjson.dumps(park))
+    volley.deliver()
+    assert volley.statuses() == {
+        (Status.ACCEPTED, Reason.NONE): 2,
+        (Status.REJECTED, Reason.KNOWN_BAD_RECIPIENT): 1,
+    }
+
+
+def test_no_more_parts_are_claimed_than_splitting_may_have(run: Callable[..., Run], sandbox: Sandbox) -> None:
+    everyone = people(16)
+    sandbox.change(bad_recipients=frozenset(everyone[::5]))
+    volley = run()
+    volley.enqueue(everyone)
+    deliveries, permits = volley.store.deliveries, volley.store.permits
+    volley.engine._delivering.deliver(0.0001, iter([False, True]).__next__)
+    assert volley.store.status().splitting == 2
+    for token in "abc":
+        assert permits.acquire(token, 3, 60_000)
+    first = deliveries.claim_part("n", "a")
+    assert first is not None
+    deliveries.mark(first, 60_000)
+    assert deliveries.claim_part("n", "b") is not None
+    assert deliveries.claim_part("n", "c") is None
+
+
 def test_throttling_lowers_the_permits_and_costs_no_attempt(
     run: Callable[..., Run], sandbox: Sandbox
 ) -> None:

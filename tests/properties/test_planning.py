@@ -50,7 +50,9 @@ def test_a_plan_keeps_to_the_limits_and_to_what_waits_and_may_be_sent(view: View
     assert sorted(set(planned.campaigns)) == list(planned.campaigns)
     assert 1 <= sum(take.rows for take in planned.takes) <= limits.recipients
     assert set(planned.campaigns) <= set(view.flow) - view.blocked
-    waiting = {lane.campaigns: lane.rows for group in view.groups if group.gid == planned.gid for lane in group.lanes}
+    waiting = {
+        lane.campaigns: lane.rows for group in view.groups if group.gid == planned.gid for lane in group.lanes
+    }
     assert len({take.lane for take in planned.takes}) == len(planned.takes)
     for take in planned.takes:
         assert 1 <= take.rows <= waiting[take.lane]
@@ -107,7 +109,7 @@ def after(lanes: Lanes, campaigns: tuple[int, ...], takes: dict[tuple[int, ...],
 
 
 def calls_used(lanes: Lanes, limits: Limits, *, last: bool = False) -> int:
-    """Calls until nothing waits, the flows taking turns as they do in the store: the one that waits longest."""
+    """Calls until nothing waits, the flows taking turns as in the store: the one that waits longest."""
     served: dict[tuple[int, ...], int] = {}
     calls = 0
     while lanes:
@@ -121,28 +123,26 @@ def calls_used(lanes: Lanes, limits: Limits, *, last: bool = False) -> int:
     return calls
 
 
-def fewest_calls(lanes: Lanes, limits: Limits) -> int:
-    """By looking at every call that could be made."""
+def can_be_done(lanes: Lanes, limits: Limits, calls: int) -> bool:
+    """Whether so many calls can be enough, by looking at every call that could be made."""
     names = tuple(sorted({c for lane in lanes for c in lane}))
-    sets = [s for n in range(1, limits.campaigns + 1) for s in combinations(names, n)]
+    sets = [s for n in range(limits.campaigns, 0, -1) for s in combinations(names, n)]
 
     @cache
-    def best(state: tuple[tuple[tuple[int, ...], int], ...]) -> int:
-        if not state:
-            return 0
+    def within(state: tuple[tuple[tuple[int, ...], int], ...], left: int) -> bool:
+        deliveries = sum(len(lane) * rows for lane, rows in state)
+        if deliveries == 0 or left * limits.recipients * limits.campaigns < deliveries:
+            return deliveries == 0
         now = dict(state)
-        found = 10**6
         for campaigns in sets:
             usable = [lane for lane in now if set(campaigns) <= set(lane)]
-            if not usable:
-                continue
             # A call with room left over is never better than the same call with more in it.
-            for takes in _fillings(usable, now, limits.recipients):
-                rest = after(now, campaigns, takes)
-                found = min(found, 1 + best(tuple(sorted(rest.items()))))
-        return found
+            for takes in _fillings(usable, now, limits.recipients) if usable else ():
+                if within(tuple(sorted(after(now, campaigns, takes).items())), left - 1):
+                    return True
+        return False
 
-    return best(tuple(sorted(lanes.items())))
+    return calls >= 0 and within(tuple(sorted(lanes.items())), calls)
 
 
 def _fillings(usable: list[tuple[int, ...]], now: Lanes, room: int) -> list[dict[tuple[int, ...], int]]:
@@ -156,3 +156,26 @@ def _fillings(usable: list[tuple[int, ...]], now: Lanes, room: int) -> list[dict
             for rows in range(min(now[lane], wanted - sum(way.values())) + 1)
         ]
     return [way for way in ways if sum(way.values()) == wanted]
+
+
+def _small(sets: st.SearchStrategy[dict[tuple[int, ...], int]]) -> st.SearchStrategy[tuple[Lanes, Limits]]:
+    return st.tuples(sets, st.builds(Limits, st.integers(1, 3), st.integers(1, 3)))
+
+
+FEW = st.sets(st.integers(1, 4), min_size=1, max_size=4).map(lambda ids: tuple(sorted(ids)))
+SAME_PEOPLE = st.integers(1, 6).flatmap(
+    lambda width: st.integers(1, 3).map(lambda rows: {tuple(range(1, width + 1)): rows})
+)
+OVERLAPPING = st.dictionaries(FEW, st.integers(1, 3), min_size=1, max_size=2)
+
+
+@settings(deadline=None, max_examples=60)
+@given(_small(SAME_PEOPLE | OVERLAPPING), st.booleans())
+@example(({(1, 5): 1, (4, 5): 3}, Limits(3, 3)), False)
+@example(({(1, 4): 1, (1, 3, 4, 5): 3}, Limits(3, 2)), False)
+def test_a_content_takes_at_most_one_call_more_than_the_best_way(
+    due: tuple[Lanes, Limits], last: bool
+) -> None:
+    lanes, limits = due
+    used = calls_used(lanes, limits, last=last)
+    assert not can_be_done(lanes, limits, used - 2), f"{used} calls, where two fewer are enough"

@@ -1,7 +1,7 @@
 """The store against a small model of it: any steps in any order, on the real server.
 
-Time does not pass by itself here: a step ends a lease, or lets the time of what sleeps come, by moving its score
-into the past. So a run says exactly what happened, and nothing waits.
+Time does not pass by itself here: a step ends a lease, or lets the time of what sleeps come, by moving its
+score into the past. So a run says exactly what happened, and nothing waits.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ class Life(RuleBasedStateMachine):
         twice=st.booleans(),
         also=st.none() | st.tuples(PEOPLE, CAMPAIGNS),
     )
-    def accept(
+    def accept(  # noqa: PLR0917 - hypothesis draws by name
         self,
         people: tuple[str, ...],
         campaigns: tuple[int, ...],
@@ -317,7 +317,7 @@ class Life(RuleBasedStateMachine):
         self.batches[batch.number] = InFlight(batch, token, numbers=numbers)
 
     def _nothing_may_be_sent(self) -> None:
-        """Whatever is pending is held back by somebody: a switch, a park, throttling, or splitting's limit."""
+        """Whatever is pending is held back: by a switch, a park, throttling, or the limit of splitting."""
         status = self.ground.store.status()
         parked = {thing.name for thing in status.parked}
         if status.held_until_ms or "*" in parked or "*" in self.paused:
@@ -444,7 +444,7 @@ class Life(RuleBasedStateMachine):
                 freed.append(n)
 
         def settled(batch: Batch) -> bool:
-            return self.deliveries.settle(
+            return self.ground.store.deliveries.settle(
                 batch,
                 http=200,
                 text="said",
@@ -754,7 +754,7 @@ class Life(RuleBasedStateMachine):
         assert in_flight == set(numbers)
 
     def everything_that_waits_can_be_reached(self) -> None:
-        """With nothing held back and the dead taken over, claiming until nothing is due sends all that waits."""
+        """With nothing held back and the dead taken over, claiming sends all that waits."""
         for name in sorted(self.paused):
             self.switch(name, "resume")
         self.client.delete(*(f"{self.ground.root}{key}" for key in ("parked", "probes", "door")))
@@ -805,7 +805,7 @@ def test_any_steps_in_any_order_leave_every_delivery_in_one_place(redis_url: str
         url = redis_url
         shared = store_tests()
 
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         OnThisServer,
         settings=settings(
             deadline=None,

@@ -112,7 +112,7 @@ def _waited(group: Group, view: View) -> int:
 def _best_call(group: Group, view: View, limits: Limits) -> tuple[int, Plan] | None:
     """The call of one group that covers the most deliveries, and how many those are."""
     lanes = [lane for lane in group.lanes if lane.rows > 0]
-    best: tuple[int, tuple[int, ...], list[Lane]] | None = None
+    best: tuple[tuple[int, int], tuple[int, ...], list[Lane]] | None = None
     for campaigns in _candidates(lanes, view.blocked, limits.campaigns):
         wanted = frozenset(campaigns)
         if not wanted <= frozenset(view.flow):
@@ -120,11 +120,12 @@ def _best_call(group: Group, view: View, limits: Limits) -> tuple[int, Plan] | N
         # The narrowest lanes first: what is left of a row then is as little as can be.
         usable = sorted((lane for lane in lanes if wanted <= frozenset(lane.campaigns)), key=_width)
         covered = min(sum(lane.rows for lane in usable), limits.recipients) * len(campaigns)
-        if best is None or covered > best[0]:
-            best = covered, campaigns, usable
+        worth = _calls_saved(usable, len(campaigns), limits), covered
+        if best is None or worth > best[0]:
+            best = worth, campaigns, usable
     if best is None:
         return None
-    covered, campaigns, usable = best
+    (_, covered), campaigns, usable = best
     takes, room = [], limits.recipients
     for lane in usable:
         rows = min(room, lane.rows)
@@ -132,6 +133,25 @@ def _best_call(group: Group, view: View, limits: Limits) -> tuple[int, Plan] | N
             takes.append(Take(lane.campaigns, rows))
             room -= rows
     return covered, Plan(view.priority, view.flow, group.gid, campaigns, tuple(takes))
+
+
+def _calls_saved(usable: Sequence[Lane], width: int, limits: Limits) -> int:
+    """How many calls fewer the lanes need behind a call for ``width`` campaigns, if each lane has its own.
+
+    So a call that cuts the campaigns of many rows in two is worth less than one that finishes some.
+    """
+    saved, room = 0, limits.recipients
+    for lane in usable:
+        rows = min(room, lane.rows)
+        room -= rows
+        wide, rest = len(lane.campaigns), len(lane.campaigns) - width
+        saved += _calls(lane.rows, wide, limits)
+        saved -= _calls(lane.rows - rows, wide, limits) + _calls(rows, rest, limits)
+    return saved
+
+
+def _calls(rows: int, campaigns: int, limits: Limits) -> int:
+    return -(-rows // limits.recipients) * -(-campaigns // limits.campaigns)
 
 
 def _width(lane: Lane) -> int:

@@ -43,7 +43,7 @@ class Delivering:
         )
         self._endpoint: wire.Endpoint = 2 if account.endpoint is Endpoint.MULTIPLE else 1
         self._limits = Limits(1000, 5) if self._endpoint == 2 else Limits(account.single_recipients, 1)
-        self._bad: tuple[int, frozenset[Recipient]] = (0, frozenset())
+        self._bad: tuple[int, dict[Recipient, int]] = (0, {})
 
     def deliver(self, seconds: float, stopping: Stopping) -> None:
         """Takes a permit and sends what is due until nothing is, for
@@ -107,7 +107,14 @@ class Delivering:
                     self._endpoint, [m.row.recipient for m in members], batch.campaigns, batch.content
                 )
         except Exception:
-            log.exception("batch %d could not be encoded", batch.number)
+            # One report for each poison, when it stands alone; its batches on the way there are only noted.
+            log.log(
+                logging.ERROR if len(batch) == 1 else logging.WARNING,
+                "batch %d could not be encoded",
+                batch.number,
+                exc_info=len(batch) == 1,
+            )
+            settling.no_call(view)
             return settling.settle(batch, _poisoned(batch), view.now_ms)
         parts = self._parts
         before = parts.monotonic()
@@ -115,6 +122,7 @@ class Delivering:
             log.warning("batch %d was lost before it was sent", batch.number)
             return False
         if not members:
+            settling.no_call(view)
             return True
         batch = batch.of(members)
         deadline = parts.account.request_deadline_seconds
@@ -158,7 +166,7 @@ class Delivering:
             expires = member.row.expires_at_ms
             if expires is not None and expires <= view.now_ms:
                 kept_out += self._keep_out(batch, member, Status.EXPIRED, Reason.EXPIRED)
-            elif member.row.recipient in bad:
+            elif bad.get(member.row.recipient, 0) > view.now_ms:
                 kept_out += self._keep_out(batch, member, Status.REJECTED, Reason.KNOWN_BAD_RECIPIENT)
             else:
                 members.append(member)
@@ -169,10 +177,10 @@ class Delivering:
             ending = self._store.deliveries.key_of(delivery, told.campaign, member.row, batch.digest)
             yield KeptOut(ending, status, reason)
 
-    def _known_bad(self, version: int) -> frozenset[Recipient]:
-        """The recipients that CleverTap called invalid lately; read again only when the list has changed."""
+    def _known_bad(self, version: int) -> dict[Recipient, int]:
+        """Recipients that CleverTap called invalid, and until when; read again only when the list changed."""
         if version != self._bad[0]:
-            self._bad = version, frozenset(self._store.door.bad_recipients())
+            self._bad = version, self._store.door.bad_recipients()
         return self._bad[1]
 
 

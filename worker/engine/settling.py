@@ -61,6 +61,13 @@ class Settling:
             self._teach(batch, decision, view)
         return True
 
+    def no_call(self, view: View) -> None:
+        """Gives the turn of a probe back that was used for no call."""
+        if view.probe:
+            self._store.door.report(
+                Nothing(), permits=self._parts.permits, began_ms=view.now_ms, probe=view.probe
+            )
+
     def _scrubbed(self, batch: Batch, text: str) -> str:
         """The vendor's words without the recipients and secrets that they may repeat."""
         if not text:

@@ -161,7 +161,9 @@ class Deliveries:
 
         Raises PermitLostError when the permit has lapsed.
         """
-        answer = self._scripts.run("claim_part", [self._root], token, priority, 1, self._retention_ms)
+        answer = self._scripts.run(
+            "claim_part", [self._root], token, priority, 1, self._retention_ms, self._rules.permits
+        )
         batch = self._claimed(answer, token)
         return replace(batch, job=Job(*answer[7:10])) if batch else None
 

@@ -103,7 +103,9 @@ class Door:
         return read_parked(self._client.hgetall(f"{self._root}parked"))
 
     def unpark(self, name: str) -> bool:
-        """Frees a campaign (its number) or the account (``*``); whether it was parked."""
+        """Frees a campaign (its number) or the account (``*``, throttled or not); whether it was parked."""
+        if name == "*":
+            self._client.hdel(f"{self._root}door", "hold", "streak", "failures")
         self._client.hdel(f"{self._root}probes", name)
         return bool(self._client.hdel(f"{self._root}parked", name))
 

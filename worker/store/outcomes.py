@@ -195,8 +195,8 @@ class Outcomes:
 
 
 def _said(said: dict[int, bytes | None], cell: Cell) -> bytes | None:
-    """The vendor's words about a delivery's batch; a duplicate was in none."""
-    return None if cell.status is Status.DUPLICATE else said.get(cell.batch)
+    """The vendor's words about a delivery; they are not about those of the batch that were accepted."""
+    return None if cell.status in {Status.DUPLICATE, Status.ACCEPTED} else said.get(cell.batch)
 
 
 def _is_to(recipient: Recipient) -> Callable[[Row], bool]:

@@ -80,14 +80,14 @@ def test_a_batch_whose_members_all_expired_ends_at_the_mark(ground: Ground) -> N
     assert not ground.settle(batch, A)
 
 
-def test_an_accepted_batch_keeps_its_keys_and_says_what_happened(ground: Ground) -> None:
+def test_an_accepted_batch_keeps_its_keys_and_repeats_no_words_about_the_refused_ones(ground: Ground) -> None:
     ground.file("a", "b", campaigns=[65, 66])
     batch = ground.on_the_wire()
     assert ground.settle(batch, A, text="the vendor's words")
     assert ground.key_holders() == {0, 1, 2, 3}
     for outcome in ground.outcomes.of(range(4)):
         assert (outcome.status, outcome.attempts, outcome.http) == (A, 1, 200)
-        assert (outcome.batch, outcome.text) == (batch.number, "the vendor's words")
+        assert (outcome.batch, outcome.text) == (batch.number, "")
     assert ground.keys("batch:*") == ground.keys("flight") == set()
 
 

@@ -21,6 +21,7 @@ from worker.core.door import (
     Trouble,
 )
 from worker.core.model import Kind, Reason, Recipient
+from worker.core.planning import Limits, plan
 from worker.store import Store, open_store
 
 REFUSED = Parked(Reason.CREDENTIALS, None)
@@ -178,3 +179,28 @@ def test_recipients_are_known_as_bad_no_longer_than_the_window(store: Store, cli
         store.door.remember_bad([Recipient(Kind.EMAIL, f"{name}@example.com")], window_ms)
     client.zadd("volley:{default}:bad", {"ea@example.com": 1})
     assert list(store.door.bad_recipients()) == [Recipient(Kind.EMAIL, "b@example.com")]
+
+
+def test_one_probe_at_a_time_and_a_dead_probers_turn_ends_with_its_lease(ground: Any) -> None:
+    ground.file_people(3)
+    door, deliveries = ground.store.door, ground.store.deliveries
+    door.report(REFUSED, permits=MOST, began_ms=ground.status().now_ms)
+    assert deliveries.view() is None
+    park = park_of(ground.client)
+    ground.client.hset(f"{ground.root}parked", "*", orjson.dumps(park | {"until": 0}))
+    # Two workers see at the same time that a probe is due: one makes it.
+    views = [deliveries.view() for _ in range(2)]
+    batches = []
+    for token, view in zip("ab", views, strict=True):
+        assert view.probe == "*"
+        assert ground.hold(token)
+        planned = plan(view, Limits(1, 1))
+        assert planned is not None
+        batches.append(deliveries.claim(planned, token, view.probe))
+    assert [batch is not None and len(batch) for batch in batches] == [1, False]
+    assert deliveries.view() is None
+    # Its worker dies: the lease of its turn is that of its permit.
+    turn = int(ground.client.hget(f"{ground.root}probes", "*"))
+    assert turn == int(ground.client.zscore(f"{ground.root}permits", "a"))
+    ground.client.hset(f"{ground.root}probes", "*", ground.status().now_ms)
+    assert deliveries.view().probe == "*"

@@ -47,8 +47,15 @@ def _five(number: int) -> bytes:
     st.integers(0, 2**48 - 1),
     FIVE_BYTES,
 )
-def test_a_cell_is_read_as_the_scripts_write_it(
-    status: Status, reason: Reason, http: int, batch: int, updated: int, attempts: int, campaign: int, first: int
+def test_a_cell_is_read_as_the_scripts_write_it(  # noqa: PLR0917 - hypothesis draws by position
+    status: Status,
+    reason: Reason,
+    http: int,
+    batch: int,
+    updated: int,
+    attempts: int,
+    campaign: int,
+    first: int,
 ) -> None:
     head = STATUS_CODES[status].encode() + struct.pack(">BH", reason, http) + _five(batch) + _five(updated)
     tail = bytes([attempts]) + campaign.to_bytes(6, "big") + _five(first)
@@ -72,7 +79,7 @@ def test_a_cell_is_read_as_the_scripts_write_it(
     st.none() | TEXT,
     st.integers(1, 10**12),
 )
-def test_a_row_is_read_as_it_was_packed(
+def test_a_row_is_read_as_it_was_packed(  # noqa: PLR0917 - hypothesis draws by position
     recipient: Recipient,
     id_: str | None,
     expires: int | None,
@@ -98,7 +105,9 @@ def test_a_row_is_read_as_it_was_packed(
     assert (row.dedupe_window_seconds, row.source) == (window, origin)
 
 
-DELIVERIES = st.tuples(st.integers(1, 2**48 - 1), RECIPIENTS, st.none() | TEXT, st.sampled_from(["0" * 32, "f" * 32]))
+DELIVERIES = st.tuples(
+    st.integers(1, 2**48 - 1), RECIPIENTS, st.none() | TEXT, st.sampled_from(["0" * 32, "f" * 32])
+)
 
 
 @unhurried

@@ -37,6 +37,7 @@ local function next_work(most, reserve, aging)
   local parks = load_parks()
   local account = state_of('*', paused, parks)
   if account ~= 'open' and account ~= 'probe' then return nil end
+  local parts -- for a probe when there is nothing else: claim_part.lua puts them back into their lane first
   local order = { 'u', 'n', 'b' }
   for _, late in ipairs({ 'n', 'b' }) do
     local served = tonumber(redis.call('HGET', root .. 'turns', 'served:' .. late) or '0')
@@ -53,6 +54,8 @@ local function next_work(most, reserve, aging)
         local busy = redis.call('ZCOUNT', root .. 'splitting', '(' .. now, '+inf')
         if account == 'open' and busy < math.max(1, permits_now(most) - 1) then
           return { priority = priority, flow = flow }
+        elseif account == 'probe' then
+          parts = parts or { priority = priority, flow = flow }
         end
       else
         local by = { open = {}, shut = {}, probe = {}, drop = {} }
@@ -79,5 +82,5 @@ local function next_work(most, reserve, aging)
       end
     end
   end
-  return nil
+  return parts
 end

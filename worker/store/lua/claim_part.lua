@@ -1,6 +1,6 @@
 -- Claims a part of a batch that was refused and is being split.
 --
--- KEYS  1 root          ARGV  1 permit token  2 priority letter  3 charge  4 retention (ms)
+-- KEYS  1 root          ARGV  1 permit token  2 priority letter  3 charge  4 retention (ms)  5 permits
 -- Result as claim.lua, and behind it { job, calls of the job so far, its budget };
 --        'LOST' when the permit has lapsed, 'NONE' when there was none (look again)
 --
@@ -11,6 +11,9 @@ local token, priority, retention = ARGV[1], ARGV[2], tonumber(ARGV[4])
 local lease = tonumber(redis.call('ZSCORE', root .. 'permits', token) or '0')
 if lease <= now then return 'LOST' end
 
+if redis.call('ZCOUNT', root .. 'splitting', '(' .. now, '+inf') >= math.max(1, permits_now(tonumber(ARGV[5])) - 1) then
+  return 'NONE'
+end
 local key = root .. 'split:' .. priority
 local part = redis.call('LPOP', key)
 if redis.call('EXISTS', key) == 0 then redis.call('ZREM', root .. 'ready:' .. priority, 'split') end
@@ -24,7 +27,8 @@ for row in string.gmatch(text, '[%d,]+') do
 end
 local paused = {}
 for _, name in ipairs(redis.call('SMEMBERS', root .. 'paused')) do paused[name] = true end
-local parks, open = load_parks(), true
+local parks = load_parks()
+local open = state_of('*', paused, parks) == 'open'
 for _, name in ipairs(names) do open = open and state_of(name, paused, parks) == 'open' end
 
 local cells, ns, old, left, at = read_cells(all), {}, {}, {}, 0
