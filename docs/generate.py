@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
 
 from config.settings import describe
 from worker.cli.app import COMMANDS, ExitCode
 from worker.core.decision_table import decision_table_markdown
 from worker.core.door import PARKED_PAUSES_MS, TROUBLE_AFTER, TROUBLE_PAUSES_MS
-from worker.core.model import Reason
+from worker.core.model import Reason, Status
 from worker.store.scripts import SHARED
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,8 +32,26 @@ def settings() -> str:
 def commands() -> str:
     """A table of every command, and the exit codes."""
     rows = [f"| `volley {name}` | {text} |" for name, _, text in COMMANDS]
-    codes = ", ".join(f"{code.value} {code.name.lower()}" for code in ExitCode)
-    return "\n".join(["| command | what it does |", "|---|---|", *rows, "", f"Exit codes: {codes}."])
+    return "\n".join(["| command | what it does |", "|---|---|", *rows])
+
+
+def exit_codes() -> str:
+    """A table of how a command may end."""
+    sentences = _sentences(ExitCode)
+    rows = [f"| {code.value} | {sentences[code.name]} |" for code in ExitCode]
+    return "\n".join(["| exit code | meaning |", "|---|---|", *rows])
+
+
+def statuses() -> str:
+    """A table of every status that a delivery may have."""
+    sentences = _sentences(Status)
+    rows = [f"| `{status.value}` | {sentences[status.name]} |" for status in Status]
+    return "\n".join(["| status | meaning |", "|---|---|", *rows])
+
+
+def _sentences(members: type[Enum]) -> dict[str, str]:
+    """The sentence behind each member of an enumeration, by its name."""
+    return dict(re.findall(r"^    ([A-Z_]+) = .*?  #: (.+)$", inspect.getsource(members), re.MULTILINE))
 
 
 def reasons() -> str:
@@ -51,6 +71,20 @@ def pauses() -> str:
         f"{listed(TROUBLE_PAUSES_MS)} seconds, and then every {TROUBLE_PAUSES_MS[-1] // 1000}.\n"
         f"- Refusals that a person has to mend: at once; probes after {listed(PARKED_PAUSES_MS)} seconds, "
         f"and then every {PARKED_PAUSES_MS[-1] // 1000}."
+    )
+
+
+def adapting() -> str:
+    """How permits fall and rise again; the numbers stand in the script that counts."""
+    text = (LUA / "report.lua").read_text()
+    found = re.search(r"RAISE_AFTER, RAISE_AT_MOST = (\d+), (\d+)", text)
+    if found is None:
+        raise LookupError("report.lua no longer says when permits rise")
+    after, at_most = found.groups()
+    return (
+        f"- Down: a 429 halves the permits in use, rounded up, but not below one.\n"
+        f"- Up: {after} calls that went well since then add one. If another 429 follows that rise, the next one takes "
+        f"twice as many calls, up to {at_most}."
     )
 
 
@@ -79,9 +113,12 @@ def _head(file: Path) -> list[str]:
 BLOCKS: dict[str, Callable[[], str]] = {
     "settings": settings,
     "commands": commands,
+    "exit-codes": exit_codes,
+    "statuses": statuses,
     "reasons": reasons,
     "decision-table": decision_table_markdown,
     "pauses": pauses,
+    "adapting": adapting,
     "keys": keys,
     "scripts": scripts,
 }

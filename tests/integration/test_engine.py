@@ -285,8 +285,7 @@ def test_a_delivery_is_given_up_at_its_greatest_age(run: Make, eventually: Any) 
 
 
 def _bound(bad: int, size: int) -> float:
-    # Halves of an odd number are not equal: a way down is as long as the next power of two's.
-    return 2 * bad * math.ceil(math.log2(size / bad)) + 2 * bad + 1 if bad else 1
+    return 2 * bad * math.log2(size / bad) + 2 * bad + 1 if bad else 1
 
 
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -73,7 +73,7 @@ if text ~= '' then
 end
 if how == '' then return 1 end
 
--- Two halves: of the campaigns, or of the recipients.
+-- Two parts: of the campaigns, or of the recipients.
 if job == '' then
   job = redis.call('HINCRBY', root .. 'next', 'job', 1)
   redis.call('HSET', root .. 'job:' .. job, 'calls', 0, 'budget', ARGV[6])
@@ -93,7 +93,10 @@ if how == 'campaigns' then
   local middle = math.ceil(width / 2)
   parts = { part(1, height, 1, middle), part(1, height, middle + 1, width) }
 else
-  local middle = math.ceil(height / 2)
+  -- The first part is the greatest power of two: b bad ones among n are then found within
+  -- 2 b log2(n/b) + 2 b + 1 calls whatever n is, which equal halves miss by a few (10 with 2 bad: 15 calls).
+  local middle = 1
+  while middle * 2 < height do middle = middle * 2 end
   parts = { part(1, middle, 1, width), part(middle + 1, height, 1, width) }
 end
 local priority = redis.call('HGET', root .. 'group:' .. gid, 'priority')
