@@ -45,7 +45,7 @@ def exit_codes() -> str:
 def statuses() -> str:
     """A table of every status that a delivery may have."""
     sentences = _sentences(Status)
-    rows = [f"| `{status.value}` | {sentences[status.name]} |" for status in Status]
+    rows = [f"| `{status.value}` | {sentences[status.name].replace('``', '`')} |" for status in Status]
     return "\n".join(["| status | meaning |", "|---|---|", *rows])
 
 
@@ -82,9 +82,9 @@ def adapting() -> str:
         raise LookupError("report.lua no longer says when permits rise")
     after, at_most = found.groups()
     return (
-        f"- Down: a 429 halves the permits in use, rounded up, but not below one.\n"
-        f"- Up: {after} calls that went well since then add one. If another 429 follows that rise, the next one takes "
-        f"twice as many calls, up to {at_most}."
+        "- Down: a 429 halves the permits in use, rounded up, but not below one.\n"
+        f"- Up: {after} calls that went well since then add one. If another 429 follows that rise, the next "
+        f"one takes twice as many calls, up to {at_most}."
     )
 
 

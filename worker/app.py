@@ -61,14 +61,16 @@ def stopping() -> bool:
     return _stopping[0] != 0
 
 
-def send_hint(task: str, account: str) -> None:
+def send_hint(task: str, account: str) -> bool:
     """Sends a hint: a task that only says which account to look at. A
     hint that is lost is sent again by beat.
     """
     try:
         app.send_task(task, args=[account], retry=False)
     except OperationalError:
-        log.warning("the broker is away: no hint for %s; the next sweep sends it", task)
+        log.warning("the broker is away or full: no hint for %s; the next sweep sends it", task)
+        return False
+    return True
 
 
 class Hint:
@@ -77,9 +79,9 @@ class Hint:
     def __init__(self, account: str) -> None:
         self._account = account
 
-    def __call__(self) -> None:
-        """Sends the hint."""
-        send_hint("deliveries.deliver", self._account)
+    def __call__(self) -> bool:
+        """Sends the hint; False when that was not possible."""
+        return send_hint("deliveries.deliver", self._account)
 
 
 @signals.setup_logging.connect

@@ -14,6 +14,7 @@ from redis import Redis
 from config.settings import load
 from worker.clevertap.client import Client
 from worker.clevertap.sandbox import Sandbox
+from worker.core.model import Status
 from worker.engine import Engine
 from worker.store import Store, open_store
 
@@ -141,3 +142,23 @@ def test_bulk_leaves_the_reserve_to_the_others(desk: Callable[..., Desk]) -> Non
     view = volley.store.deliveries.view()
     assert view is not None
     assert view.flow == (2,)
+
+
+def test_a_content_that_is_filled_up_steadily_does_not_hold_up_the_others(desk: Callable[..., Desk]) -> None:
+    volley = desk()
+
+    def fill(name: str, first: int) -> None:
+        people = [f"{name}{n}" for n in range(first, first + 1000)]
+        body = {"to": {"identity": people}, "campaign_id": "1", "ExternalTrigger": {"Name": name}}
+        volley.engine.enqueue([orjson.dumps(body)], nonce=f"{name}{first}")
+        while volley.store.status().intake:
+            volley.engine.wait_and_accept(0.01, lambda: False)
+
+    fill("much", 0)
+    fill("much", 1000)
+    fill("other", 0)
+    for turn in range(2, 5):
+        volley.calls(1)
+        fill("much", turn * 1000)
+    found = volley.store.outcomes.by_recipient("other0")
+    assert [outcome.status for outcome in found] == [Status.ACCEPTED]

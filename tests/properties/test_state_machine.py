@@ -317,15 +317,17 @@ class Life(RuleBasedStateMachine):
         self.batches[batch.number] = InFlight(batch, token, numbers=numbers)
 
     def _nothing_may_be_sent(self) -> None:
-        """Whatever is pending is held back: by a switch, a park, throttling, or the limit of splitting."""
+        """Whatever is pending is held back: by a switch, a park, throttling, or the limit of splitting or of bulk."""
         status = self.ground.store.status()
         parked = {thing.name for thing in status.parked}
         if status.held_until_ms or "*" in parked or "*" in self.paused:
             return
         in_parts = self._in_parts()
+        # Taken before a cut: whoever gives one of them back sees the bulk again.
+        over = status.permits_held > (status.permits_usable or PERMITS)
         for n, one in self.model.items():
             if one.status is Status.PENDING:
-                shut = str(one.campaign) in self.paused | parked
+                shut = str(one.campaign) in self.paused | parked or (over and one.priority == "bulk")
                 assert shut or n in in_parts, f"delivery {n} is due, and nothing shows it"
 
     def _in_parts(self) -> set[int]:

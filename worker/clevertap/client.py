@@ -58,6 +58,8 @@ class Door:
     account_id: str
     passcode: str = field(repr=False)
     token: str | None = field(default=None, repr=False)  #: None: only ``/1`` can be called
+    connect_timeout_seconds: float | None = None  #: None: the client's
+    read_timeout_seconds: float | None = None  #: for one read of the answer; None: the whole deadline
 
 
 class Client:
@@ -110,7 +112,11 @@ class Client:
                 door.base_url.rstrip("/") + wire.path(endpoint),
                 content=body,
                 headers=wire.headers(door.account_id, door.passcode, door.token if endpoint == 2 else None),
-                timeout=httpx.Timeout(deadline_seconds, connect=self._connect_timeout_seconds),
+                timeout=httpx.Timeout(
+                    deadline_seconds,
+                    connect=door.connect_timeout_seconds or self._connect_timeout_seconds,
+                    read=door.read_timeout_seconds or deadline_seconds,
+                ),
             )
         except (httpx.InvalidURL, ValueError, TypeError) as error:  # its text may hold a header's value
             return NotSent(_why(error, "the request could not be built"), self._clock() - started)

@@ -38,8 +38,8 @@ CONTENT_MAX_BYTES = 65_536
 CONTENT_MAX_DEPTH = 8
 #: The longest ``dedupe_window``, in seconds: 30 days.
 DEDUPE_WINDOW_MAX_SECONDS = 2_592_000
-#: The bounds of ``send_at`` and ``expires_at``: the years 2000 to 2199, in epoch seconds.
-TIME_MIN_SECONDS, TIME_END_SECONDS = 946_684_800, 7_258_118_400
+#: The bounds of ``send_at`` and ``expires_at``, epoch seconds: 2000 to 2053 (a cell's time ends in 2054).
+TIME_MIN_SECONDS, TIME_END_SECONDS = 946_684_800, 2_650_838_400
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 

@@ -258,7 +258,7 @@ def _epoch_ms(value: object, at: str, name: str) -> int | None:
     else:
         raise InvalidTrigger(join(at, name), "must be a time: ISO 8601 with an offset, or epoch seconds")
     if not TIME_MIN_SECONDS <= seconds < TIME_END_SECONDS:
-        raise InvalidTrigger(join(at, name), "is outside the years 2000 to 2199 (epoch times are in seconds)")
+        raise InvalidTrigger(join(at, name), "is outside the years 2000 to 2053 (epoch times are in seconds)")
     return round(seconds * 1000)
 
 

@@ -87,11 +87,11 @@ Decision = Accept | Reject | Retry | Unsure | Split | Park
 def costs_an_attempt(decision: Decision) -> bool:
     """Whether each delivery of the batch has one attempt more after this decision."""
     match decision:
-        case Park():
+        case Park() | Split():
             return False
         case Retry(counts=counts):
             return counts
-        case Accept() | Reject() | Unsure() | Split():
+        case Accept() | Reject() | Unsure():
             return True
 
 

@@ -81,7 +81,7 @@ class Reason(IntEnum):
     CANCELLED = 16, "an operator cancelled it"
     DUPLICATE = 17, "an earlier delivery holds the same dedupe key"
     REQUEUED = 18, "an operator sent it again"
-    KNOWN_BAD_RECIPIENT = 19, "CleverTap refused this recipient lately; kept out of shared calls"
+    KNOWN_BAD_RECIPIENT = 19, "CleverTap refused this recipient lately; it is not called again for a while"
     NOT_ISOLATED = 20, "the bad recipient of its batch was not isolated within the budget of calls"
     POISON = 21, "the worker itself failed on it several times"
     SPLITTING = 22, "its batch was refused and is being split to find the bad part"

@@ -39,7 +39,7 @@ class Engine:
         store: Store,
         client: Client,
         *,
-        hint: Callable[[], None] = lambda: None,
+        hint: Callable[[], bool | None] = lambda: None,
         uniform: Callable[[], float] = random.random,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,

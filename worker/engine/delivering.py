@@ -40,6 +40,8 @@ class Delivering:
             account_id=account.account_id,
             passcode=account.passcode.get_secret_value(),
             token=account.token.get_secret_value() if account.token else None,
+            connect_timeout_seconds=account.connect_timeout_seconds,
+            read_timeout_seconds=account.read_timeout_seconds,
         )
         self._endpoint: wire.Endpoint = 2 if account.endpoint is Endpoint.MULTIPLE else 1
         self._limits = Limits(1000, 5) if self._endpoint == 2 else Limits(account.single_recipients, 1)
@@ -49,34 +51,37 @@ class Delivering:
         """Takes a permit and sends what is due until nothing is, for
         ``seconds`` at most; hints if work is left.
 
-        Ends at once when no permit is free: whoever holds one sees the work.
+        Ends at once when no permit is free: whoever holds one sees the work. Where the hint cannot be sent (the
+        broker is away, or full), it goes on by itself.
         """
+        while self._deliver(seconds, stopping):
+            continue
+
+    def _deliver(self, seconds: float, stopping: Stopping) -> bool:
+        """Delivers for so long; True when work is left and nobody could be told."""
         token, permits, parts = token_hex(8), self._store.permits, self._parts
         if not permits.acquire(token, parts.permits, parts.lease_ms):
-            return
+            return False
         end = parts.monotonic() + seconds
         called_for_help = False
         while not stopping() and parts.monotonic() < end:
             view = self._store.deliveries.view()
             if view is None:
                 if permits.release_if_idle(token):
-                    return
+                    return False
                 continue
             if view.over:
                 break
             try:
                 batch, more = self._claim(view, token)
             except PermitLostError:
-                parts.hint()
-                return
+                break
             if more and not called_for_help:
                 called_for_help = True
                 parts.hint()
             if batch is not None and not self._attempt(batch, view):
-                parts.hint()
-                return
-        if permits.release(token):
-            parts.hint()
+                break
+        return permits.release(token) and parts.hint() is False and not stopping()
 
     def _claim(self, view: View, token: str) -> tuple[Batch | None, bool]:
         """The batch to send next, and whether the view shows more work behind it."""

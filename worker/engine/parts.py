@@ -24,7 +24,7 @@ class Parts:
     account: Account
     store: Store
     client: Client
-    hint: Callable[[], None]
+    hint: Callable[[], bool | None]  #: False: it could not be sent
     uniform: Callable[[], float]  #: in [0, 1)
     monotonic: Callable[[], float]  #: seconds
     sleep: Callable[[float], None]  #: seconds

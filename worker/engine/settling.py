@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 
 from config.observability import MASK, mask
-from worker.core.decisions import Accept, By, Decision, Park, Reject, Split
+from worker.core.decisions import Accept, By, Decision, Park, Reject, Retry, Split
 from worker.core.door import CAUSES, Fine, Lesson, Nothing, Parked, Trouble, lesson
 from worker.core.model import FREES_KEY, Reason, Status
 from worker.core.planning import View
@@ -128,12 +128,14 @@ class Settling:
                 decision = Reject(decision.reason, decision.http, decision.text)
             case _:
                 pass
+        # Who only waits has not been given up: whether it is sent in time is seen when it is claimed.
+        waits = isinstance(decision, Park) or (isinstance(decision, Retry) and not decision.counts)
         found = fate(
             decision,
             campaign=told.campaign,
             attempts=told.attempts,
             age_ms=max(0, now_ms - told.first_ms),
-            expires_in_ms=None if expires is None else max(0, expires - now_ms),
+            expires_in_ms=None if expires is None or waits else max(0, expires - now_ms),
             policy=self._parts.policy(told.campaign, batch.priority),
             uniform=uniform,
             before=told.reason,

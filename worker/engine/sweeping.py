@@ -60,11 +60,14 @@ class Sweeping:
     def _expire(self) -> None:
         deliveries = self._store.deliveries
         while (due := deliveries.due_ending()) is not None:
-            waiting = [o for o in self._store.outcomes.of(due.deliveries) if o.status in WAITING]
+            found = self._store.outcomes.of(due.deliveries)
+            waiting = [outcome for outcome in found if outcome.status in WAITING]
             if waiting:
                 endings = [deliveries.ending_of(outcome) for outcome in waiting]
                 deliveries.finish(Status.EXPIRED, Reason.EXPIRED, WAITING, endings)
-            deliveries.ending_done(due)
+            # One on the wire may come back to wait: it is looked at again.
+            on_the_wire = any(outcome.status is Status.IN_FLIGHT for outcome in found)
+            deliveries.ending_done(due, self._parts.lease_ms if on_the_wire else 0)
 
     def retain(self) -> None:
         """Forgets what is older than the retention."""

@@ -291,9 +291,9 @@ class Deliveries:
         first, count = map(int, text.split())
         return DueEnding(slot, text, range(first, first + count))
 
-    def ending_done(self, ending: DueEnding) -> None:
-        """Takes a range away after all of it has been ended."""
-        self._scripts.run("ending_done", [self._root], ending.slot, ending.text)
+    def ending_done(self, ending: DueEnding, again_in_ms: int = 0) -> None:
+        """Takes a range away after all of it has been ended, or until it is to be looked at again."""
+        self._scripts.run("ending_done", [self._root], ending.slot, ending.text, again_in_ms)
 
     def swept(self) -> None:
         """Notes that a sweep has been made, so that its absence is seen."""

@@ -43,7 +43,7 @@ class Snapshot:
 def read_status(client: RedisClient, account: str) -> Snapshot:
     """The account as it stands now."""
     root = keys.root(account)
-    pipe = client.pipeline(transaction=True)
+    pipe = client.pipeline(transaction=False)
     pipe.time()
     pipe.hgetall(f"{root}counts")
     pipe.xlen(keys.intake(account))

@@ -94,6 +94,17 @@ local function unfile_if_empty(gid, campaigns)
   end
 end
 
+-- A group that got a call and has more rows in the lane goes behind the others of its flow, and waits from now on:
+-- one that is filled up steadily would hold them up for ever.
+local function back_to_the_end(gid, campaigns)
+  local group = root .. 'group:' .. gid
+  if redis.call('HEXISTS', group, 'lane:' .. campaigns) == 0 then return end
+  local flow = root .. 'flow:' .. redis.call('HGET', group, 'priority') .. ':' .. campaigns
+  redis.call('LREM', flow, 1, gid)
+  redis.call('RPUSH', flow, gid)
+  redis.call('HSET', group, 'lane:' .. campaigns, now)
+end
+
 -- Takes a group without live deliveries out of the flows. Its lanes hold only rows that have ended; once the
 -- group has expired nothing could empty them, and its flows would seem to have work for ever.
 local function clear_lanes(gid)

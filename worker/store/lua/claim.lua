@@ -78,6 +78,7 @@ for i = 9, #ARGV, 2 do
 end
 for name, rows in pairs(left) do file(gid, name, rows) end
 if #ns == 0 then return 'NONE' end
+for i = 9, #ARGV, 2 do back_to_the_end(gid, ARGV[i]) end
 
 if probe ~= '' then redis.call('HSET', root .. 'probes', probe, lease) end
 local batch, cells = make_batch(ns, old, gid, campaigns, token, lease, '')

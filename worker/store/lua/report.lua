@@ -97,4 +97,15 @@ if kind == 'fine' or kind == 'parked' and ARGV[5] ~= '*' then
     end
   end
 end
+-- A probe that was answered, but not so that it frees or parks: the next one waits its pause all the same.
+local left = probe ~= '' and kind ~= 'nothing' and redis.call('HGET', root .. 'parked', probe)
+if left then
+  left = cjson.decode(left)
+  if left['until'] <= now then
+    local pauses = words(ARGV[9])
+    left.tries = left.tries + 1
+    left['until'] = now + tonumber(pauses[math.min(left.tries, #pauses)])
+    redis.call('HSET', root .. 'parked', probe, cjson.encode(left))
+  end
+end
 return table.concat(fresh, ',')
