@@ -62,8 +62,9 @@ def stopping() -> bool:
 
 
 def send_hint(task: str, account: str) -> bool:
-    """Sends a hint: a task that only says which account to look at. A
-    hint that is lost is sent again by beat.
+    """Sends a hint: a task that only says which account to look at. False: it could not be sent.
+
+    A hint that is lost is sent again by beat.
     """
     try:
         app.send_task(task, args=[account], retry=False)

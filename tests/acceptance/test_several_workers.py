@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from worker.core.model import Status
 
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ def test_of_a_storm_of_duplicates_each_is_accepted_once_and_the_rest_name_the_fi
     assert not stack.disagreements()
 
 
+@pytest.mark.timeout(300)  # half a million deliveries, beside other tests
 def test_nobody_takes_over_what_a_living_worker_is_accepting_however_long_it_takes(stack: Stack) -> None:
     # One trigger of half a million deliveries: it takes longer than the leases of an accept task and of what
     # it has read. (Several would be read one by one, by whichever accept task waits by then.)
@@ -89,9 +92,9 @@ def test_nobody_takes_over_what_a_living_worker_is_accepting_however_long_it_tak
         tries = max(tries, stack.redis.hlen("volley:{default}:tried"))
         return not stack.store.status().intake
 
-    stack.eventually(all_are_accepted, 60)
+    stack.eventually(all_are_accepted, 100)
     assert (len(consumers), tries) == (1, 0)
     assert stack.store.status().dead_letters == 0
-    stack.eventually(lambda: stack.store.status().total(Status.ACCEPTED) == 500_000, 60)
+    stack.eventually(lambda: stack.store.status().total(Status.ACCEPTED) == 500_000, 100)
     assert stack.sandbox.ledger.totals().pairs == 500_000
     assert stack.sandbox.ledger.totals().duplicates == 0

@@ -50,8 +50,13 @@ class Run:
         self.store: Store = open_store(loaded, "default")
         self.http = Client(connections=4)
         clock = {} if monotonic is None else {"monotonic": monotonic}
-        self.engine = Engine(loaded, loaded.account(), self.store, self.http, **clock)
+        self.hints = 0
+        self.engine = Engine(loaded, loaded.account(), self.store, self.http, hint=self._hint, **clock)
         self.store.intake.open()
+
+    def _hint(self) -> bool:
+        self.hints += 1
+        return True
 
     def enqueue(
         self, *people: str, campaigns: tuple[int, ...] = (65,), content: str = "A", **keys: Any
@@ -248,6 +253,45 @@ def test_an_answer_outlives_a_redis_that_dies_before_it_is_recorded(
         assert not worker.is_alive()
         assert volley.statuses() == {(Status.ACCEPTED, Reason.NONE): 2}
         assert volley.sandbox.ledger.totals().requests == 1
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        [{"content": "B"}],
+        [{"campaigns": (66,)}],
+        [{"campaigns": (66,), "content": "B"}],
+        [{"content": "B", "priority": "bulk"}],
+    ],
+    ids=["another content", "another campaign", "both", "another priority"],
+)
+def test_a_worker_calls_for_help_when_its_call_leaves_work(run: Make, others: list[dict[str, Any]]) -> None:
+    """Or other permits stay idle for as long as the call takes."""
+    volley = run()
+    volley.enqueue("a")
+    for other in others:
+        volley.enqueue("b", **other)
+    volley.hints = 0
+    hints_at_the_first_call: list[int] = []
+    volley.sandbox.change(latency_ms=500)
+    worker = threading.Thread(target=volley.deliver)
+    worker.start()
+    try:
+        volley.sandbox.ledger.wait_for(lambda totals: totals.requests == 1)
+        hints_at_the_first_call.append(volley.hints)
+    finally:
+        volley.sandbox.change(latency_ms=0)
+        worker.join(60)
+    assert volley.store.status().live == 0
+    assert hints_at_the_first_call == [1]
+
+
+def test_a_worker_does_not_call_for_help_when_its_call_takes_all(run: Make) -> None:
+    volley = run()
+    volley.enqueue("a", "b", campaigns=(65, 66))
+    volley.hints = 0
+    volley.deliver()
+    assert volley.hints == 0
 
 
 def test_a_worker_that_is_held_up_before_its_request_sends_nothing(run: Make) -> None:

@@ -317,7 +317,7 @@ class Life(RuleBasedStateMachine):
         self.batches[batch.number] = InFlight(batch, token, numbers=numbers)
 
     def _nothing_may_be_sent(self) -> None:
-        """Whatever is pending is held back: by a switch, a park, throttling, or the limit of splitting or of bulk."""
+        """Whatever is pending is held back: a switch, a park, throttling, the limit of splitting or bulk."""
         status = self.ground.store.status()
         parked = {thing.name for thing in status.parked}
         if status.held_until_ms or "*" in parked or "*" in self.paused:

@@ -56,6 +56,7 @@ class View:
     blocked: frozenset[int]
     now_ms: int
     over: bool = False  #: more permits are held than may be used now: give one back
+    others: bool = False  #: other flows wait behind this one
     normal: bool = True  #: the door is as usual: a call that goes well teaches nothing
     #: what the next call tries out: a parked campaign, or * for the account; it is to be small
     probe: str = ""
@@ -82,7 +83,9 @@ class Plan:
     takes: tuple[Take, ...]
 
     def leaves_work(self, view: View) -> bool:
-        """Whether something of the view still waits when this plan is carried out."""
+        """Whether something may still wait when this plan is carried out: a hint too many does no harm."""
+        if view.others:
+            return True
         rows = sum(lane.rows for group in view.groups for lane in group.lanes)
         return rows > sum(take.rows for take in self.takes)
 

@@ -124,7 +124,8 @@ class Accepting:
         filed = self._store.deliveries.accept(sections, unreadable, self._parts.permits)
         for dead in unreadable:
             log.warning("dead letter: entry %s: %s: %s", dead.entry, dead.where or "trigger", dead.reason)
-        if filed.pending and filed.free_permits > 0:
+        # What was passed over may be due all the same: its first reply was lost, and the hint with it.
+        if (filed.pending or filed.passed_over) and filed.free_permits > 0:
             self._parts.hint()
 
 

@@ -51,8 +51,8 @@ class Delivering:
         """Takes a permit and sends what is due until nothing is, for
         ``seconds`` at most; hints if work is left.
 
-        Ends at once when no permit is free: whoever holds one sees the work. Where the hint cannot be sent (the
-        broker is away, or full), it goes on by itself.
+        Ends at once when no permit is free: whoever holds one sees the work. Where the hint cannot be sent
+        (the broker is away, or full), it goes on by itself.
         """
         while self._deliver(seconds, stopping):
             continue

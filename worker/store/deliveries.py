@@ -128,6 +128,7 @@ class Deliveries:
             blocked=frozenset(int(c) for c in data.get("shut") or ()),
             now_ms=data["now_ms"],
             over=data["over"],
+            others=data["others"],
             normal=data["normal"],
             probe=data.get("probe", ""),
             drop=data.get("drop", False),

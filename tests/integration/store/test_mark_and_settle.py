@@ -30,6 +30,7 @@ def test_marking_twice_is_marking_once(ground: Ground) -> None:
     ground.file("a")
     batch = ground.on_the_wire()
     assert ground.deliveries.mark(batch, 60_000)
+    assert ground.status().calls == {65: 1}
     assert ground.settle(batch, A)
 
 

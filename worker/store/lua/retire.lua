@@ -17,7 +17,7 @@ for _, segment in ipairs(old) do
     local fields = redis.call('HGETALL', key)
     for i = 1, #fields, 2 do
       if fields[i] ~= 'live' then
-        local left = redis.call('HINCRBY', root .. 'counts', fields[i], -tonumber(fields[i + 1]))
+        local left = redis.call('HINCRBY', root .. 'counts', fields[i], 0 - tonumber(fields[i + 1]))
         if left == 0 then redis.call('HDEL', root .. 'counts', fields[i]) end
       end
     end

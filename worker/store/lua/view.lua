@@ -3,7 +3,7 @@
 -- KEYS  1 root
 -- ARGV  1 groups wanted at most  2 permits that the account has  3 permits kept free of bulk  4 aging (ms)
 -- Result '' when nothing may be sent, else JSON { priority, flow, now_ms, over (more permits are held than may
---   be used now), normal (the door is as usual: nothing to report of a call that went well), probe, drop,
+--   be used now), others (there are other flows behind it), normal (the door is as usual: nothing to report of a call that went well), probe, drop,
 --   shut: [campaign...], groups: [ { gid, lanes: [ [campaigns, rows waiting, since_ms] ... ] } ... ] }
 --   flow is "split" when a part of a refused batch is next; it has no groups.
 --
@@ -17,6 +17,9 @@ work.now_ms = now
 work.over = redis.call('ZCOUNT', root .. 'permits', '(' .. now, '+inf') > permits_now(most)
 work.normal = redis.call('EXISTS', root .. 'door', root .. 'parked') == 0
 work.bad = tonumber(redis.call('HGET', root .. 'next', 'bad') or '0')
+local flows = 0
+for _, priority in ipairs({ 'u', 'n', 'b' }) do flows = flows + redis.call('ZCARD', root .. 'ready:' .. priority) end
+work.others = flows > 1
 if work.flow ~= 'split' then
   work.groups = {}
   local gids = redis.call('LRANGE', root .. 'flow:' .. work.priority .. ':' .. work.flow, 0, tonumber(ARGV[1]) - 1)
