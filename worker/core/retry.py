@@ -97,7 +97,7 @@ def fate(
     first was due; ``expires_in_ms`` the time until its ``expires_at`` (None: never); ``before`` its reason
     until now. Deliveries that agree in all of these share a fate, so one call serves many.
 
-    ``Split`` ends as ``Reject`` and ``Park`` waits, for a caller that neither splits nor parks.
+    ``Split`` ends as ``Reject``, without an attempt, and ``Park`` waits, for a caller that neither splits nor parks.
     """
     counted = attempts + 1
     out = before in MAY_HAVE_BEEN_SENT
@@ -118,8 +118,10 @@ def fate(
             return ended(Status.REJECTED, Reason.CAMPAIGN_NOT_READY, counted)
         case Accept():
             return Fate(Status.ACCEPTED, Reason.NONE, counted)
-        case Reject(reason=reason) | Split(reason=reason):
+        case Reject(reason=reason):
             return ended(Status.REJECTED, reason, counted)
+        case Split(reason=reason):
+            return ended(Status.REJECTED, reason, attempts)
         case Park(reason=reason):
             return wait(reason, parked_ms(policy, uniform=uniform), attempts)
         case Retry(reason=reason, counts=False, not_before_ms_from_now=floor):
