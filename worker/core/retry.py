@@ -97,7 +97,7 @@ def fate(
     first was due; ``expires_in_ms`` the time until its ``expires_at`` (None: never); ``before`` its reason
     until now. Deliveries that agree in all of these share a fate, so one call serves many.
 
-    ``Split`` ends as ``Reject``, without an attempt, and ``Park`` waits, for a caller that neither splits nor parks.
+    ``Split`` ends as ``Reject`` (without an attempt) and ``Park`` waits, for a caller that does neither.
     """
     counted = attempts + 1
     out = before in MAY_HAVE_BEEN_SENT

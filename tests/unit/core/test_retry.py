@@ -207,11 +207,13 @@ def test_an_accepted_campaign_ends_accepted_and_a_dropped_one_rejected() -> None
     assert after(decision, campaign=66) == Fate(Status.REJECTED, Reason.CAMPAIGN_NOT_READY, 1)
 
 
-@pytest.mark.parametrize(
-    "decision", [Reject(Reason.REFUSED, 400, ""), Split(Reason.REFUSED, By.BOTH, 400, "")]
-)
-def test_a_refusal_ends_rejected(decision: Decision) -> None:
-    assert after(decision, attempts=1) == Fate(Status.REJECTED, Reason.REFUSED, 2)
+def test_a_refusal_ends_rejected() -> None:
+    assert after(Reject(Reason.REFUSED, 400, ""), attempts=1) == Fate(Status.REJECTED, Reason.REFUSED, 2)
+
+
+def test_a_split_costs_no_attempt() -> None:
+    decision = Split(Reason.REFUSED, By.BOTH, 400, "")
+    assert after(decision, attempts=1) == Fate(Status.REJECTED, Reason.REFUSED, 1)
 
 
 def test_a_counted_retry_waits_until_the_last_attempt_and_then_fails() -> None:
