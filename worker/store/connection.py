@@ -20,8 +20,6 @@ RedisClient: TypeAlias = Any
 AWAY = (ConnectionError, TimeoutError, OutOfMemoryError, ReadOnlyError)
 #: Seconds until a command without an answer is given up. Blocking reads must end well before.
 SOCKET_TIMEOUT_SECONDS = 5.0
-#: Longest blocking read, seconds.
-MAX_BLOCK_SECONDS = 2.0
 
 
 def connect(address: RedisAddress | str) -> RedisClient:

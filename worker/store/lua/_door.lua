@@ -9,6 +9,12 @@ local function permits_now(most)
   return math.min(most, tonumber(redis.call('HGET', root .. 'door', 'limit') or most))
 end
 
+local function load_paused()
+  local paused = {}
+  for _, name in ipairs(redis.call('SMEMBERS', root .. 'paused')) do paused[name] = true end
+  return paused
+end
+
 local function load_parks()
   local parks = {}
   local fields = redis.call('HGETALL', root .. 'parked')
@@ -25,14 +31,18 @@ local function state_of(name, paused, parks)
   return park.drop and 'drop' or 'shut'
 end
 
+-- Splitting never takes all permits.
+local function may_split(most)
+  return redis.call('ZCOUNT', root .. 'splitting', '(' .. now, '+inf') < math.max(1, permits_now(most) - 1)
+end
+
 -- The work whose turn it is, or nil: { priority, flow, open, shut (lists of campaigns), probe (a name or nil),
 -- drop (true when the open ones are to end without a call) }.
 --
 -- Priorities go strictly before each other, but for two rules. Aging: one that has waited for `aging` ms without a
 -- call goes first once. Reserve: bulk leaves so many permits to the others.
 local function next_work(most, reserve, aging)
-  local paused = {}
-  for _, name in ipairs(redis.call('SMEMBERS', root .. 'paused')) do paused[name] = true end
+  local paused = load_paused()
   if tonumber(redis.call('HGET', root .. 'door', 'hold') or '0') > now then return nil end
   local parks = load_parks()
   local account = state_of('*', paused, parks)
@@ -50,9 +60,7 @@ local function next_work(most, reserve, aging)
     if priority ~= 'b' or held <= for_bulk then flows = redis.call('ZRANGE', root .. 'ready:' .. priority, 0, -1) end
     for _, flow in ipairs(flows) do
       if flow == 'split' then
-        -- Splitting never takes all permits, and no probe.
-        local busy = redis.call('ZCOUNT', root .. 'splitting', '(' .. now, '+inf')
-        if account == 'open' and busy < math.max(1, permits_now(most) - 1) then
+        if account == 'open' and may_split(most) then
           return { priority = priority, flow = flow }
         elseif account == 'probe' then
           parts = parts or { priority = priority, flow = flow }

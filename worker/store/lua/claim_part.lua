@@ -11,9 +11,7 @@ local token, priority, retention = ARGV[1], ARGV[2], tonumber(ARGV[4])
 local lease = tonumber(redis.call('ZSCORE', root .. 'permits', token) or '0')
 if lease <= now then return 'LOST' end
 
-if redis.call('ZCOUNT', root .. 'splitting', '(' .. now, '+inf') >= math.max(1, permits_now(tonumber(ARGV[5])) - 1) then
-  return 'NONE'
-end
+if not may_split(tonumber(ARGV[5])) then return 'NONE' end
 local key = root .. 'split:' .. priority
 local part = redis.call('LPOP', key)
 if redis.call('EXISTS', key) == 0 then redis.call('ZREM', root .. 'ready:' .. priority, 'split') end
@@ -25,9 +23,7 @@ for row in string.gmatch(text, '[%d,]+') do
   rows[#rows + 1] = row_numbers(row, #names)
   for _, n in ipairs(rows[#rows]) do all[#all + 1] = n end
 end
-local paused = {}
-for _, name in ipairs(redis.call('SMEMBERS', root .. 'paused')) do paused[name] = true end
-local parks = load_parks()
+local paused, parks = load_paused(), load_parks()
 local open = state_of('*', paused, parks) == 'open'
 for _, name in ipairs(names) do open = open and state_of(name, paused, parks) == 'open' end
 
