@@ -150,7 +150,7 @@ class Story:
     def accept(self) -> None:
         """As often as a task would, an entry whose reply was lost being taken over from its dead reader."""
         for _ in range(3):
-            self.engine.wait_and_accept(0.01, lambda: False)
+            self.engine.wait_and_accept(0.0, lambda: False)
             for entry in self.direct.xpending_range(f"{ROOT}intake", "volley", "-", "+", 10):
                 self.direct.xclaim(
                     f"{ROOT}intake", "volley", "gone", 0, [entry["message_id"]], idle=3_600_000

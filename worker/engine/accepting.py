@@ -46,7 +46,9 @@ class Accepting:
         self._store = parts.store
 
     def wait_and_accept(self, seconds: float, stopping: Stopping) -> bool:
-        """Waits for ``seconds`` and accepts what comes. False: enough others wait there already."""
+        """Waits for ``seconds`` and accepts what comes; it reads at least once, however slow
+        the machine is. False: enough others wait there already.
+        """
         seat = _Seat(self._parts, stopping)
         if not seat.take():
             return False
@@ -54,11 +56,13 @@ class Accepting:
         try:
             count = _count(self._store.intake.entry_bytes())
             self._take_over(seat)
-            while self._parts.monotonic() < end and seat.keep(()):
+            while seat.keep(()):
                 entries = self._store.intake.read(seat.consumer, count, min(BLOCK_SECONDS, seconds))
                 self._accept(entries, seat)
                 if entries:
                     count = min(count * 8, _count(sum(len(e.trigger or b"") for e in entries) / len(entries)))
+                if self._parts.monotonic() >= end:
+                    break
         finally:
             seat.leave()
         return True
