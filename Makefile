@@ -6,13 +6,14 @@ SHELL := bash
 PYTHON ?= python3
 PYTEST_FLAGS ?= -n 2 --dist worksteal
 LOCK_FLAGS ?=
+ARGS ?=
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 # Addresses of package registries and paths of one machine belong in no file. (The brackets keep this line out.)
 FORBIDDEN := py[p]i\.org|pythonhost[e]d|npm[j]s\.(org|com)|deb\.debi[a]n|/wor[k]/
 
-.PHONY: help setup demo test check bench compose-test fmt docs lock clean
+.PHONY: help setup demo test check audit fuzz bench chaos compose-test fmt docs lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,7 +26,7 @@ demo: $(INSTALLED) ## Send a realistic day in small to a stand-in of the API, an
 test: $(INSTALLED) ## Run the tests (PYTEST_FLAGS="-x tests/unit" to choose)
 	$(BIN)/pytest $(PYTEST_FLAGS)
 
-check: $(INSTALLED) ## Lint, formatting, types, lock files, forbidden words
+check: $(INSTALLED) ## Lint (with bandit's rules), formatting, types, lock files, forbidden words
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -34,8 +35,21 @@ check: $(INSTALLED) ## Lint, formatting, types, lock files, forbidden words
 	if [ $$status -eq 0 ]; then echo "The lines above name a registry's host or a path of one machine."; exit 1; fi; \
 	[ $$status -eq 1 ]
 
+# Not in `check`: it asks a service on the network about every locked package.
+audit: ## Ask for known weaknesses of the locked packages (needs the network; fails where it gets no answer)
+	$(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/audit.lock
+	.venv/audit/bin/pip-audit --strict --disable-pip --require-hashes \
+	  -r requirements/run.lock -r requirements/dev.lock -r requirements/audit.lock
+
+fuzz: $(INSTALLED) ## Append 100,000 hostile entries and account for each one (ARGS="--count 1000000 --seed 7")
+	$(BIN)/python -m tests.fuzz.intake $(ARGS)
+
 bench: $(INSTALLED) ## Measure rates and sizes
 	$(BIN)/python -m benchmarks
+
+chaos: $(INSTALLED) ## Kill everything at random and count what comes of it (ARGS="--minutes 10 --seed 7")
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 compose-test: $(INSTALLED) ## Build the image and send one trigger through docker-compose.yml (as root on Debian; not in `make test`)
 	tests/compose/run

@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr
 
+from config.allow_list import AllowList
+from config.rules import NO_RULES, CampaignRules
 from config.secret_values import check_header_value
 from config.wording import SettingsError, Unit, number
 
@@ -116,6 +118,9 @@ class Account:
     permit_lease_seconds: float
     #: Recipients in one call to /1.
     single_recipients: int
+    #: Calls, and recipients of calls, that may begin in a second; 0: as many as the permits let through.
+    calls_per_second: float = 0
+    recipients_per_second: float = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +133,10 @@ class CampaignPolicy:
     stopped: Stopped = Stopped.REJECT
     #: Calls that it gets for one of a campaign of weight 1, where both wait with the same priority.
     weight: int = 1
+    #: Test mode: only these are really sent to. None: all are.
+    test_recipients: AllowList | None = None
+    #: When and how fast it may be sent.
+    rules: CampaignRules = NO_RULES
     #: Attempts that a delivery gets at most, the first one included.
     max_attempts: int
     #: Seconds since it was accepted from the intake in which a delivery may be tried again.
@@ -157,6 +166,8 @@ class AccountDraft:
     read_timeout: float | None
     permit_lease: float
     single_recipients: int
+    calls_per_second: float
+    recipients_per_second: float
     allow_http: bool
     #: From a key (`permit_lease`) to the setting's name for the reader (`VOLLEY_PERMIT_LEASE`).
     label: Callable[[str], str]
@@ -180,6 +191,8 @@ class AccountDraft:
             read_timeout_seconds=self._timeout("read_timeout", self.read_timeout) or self.request_deadline,
             permit_lease_seconds=self._lease(),
             single_recipients=self.single_recipients,
+            calls_per_second=self.calls_per_second,
+            recipients_per_second=self.recipients_per_second,
         )
 
     def _credentials(self) -> tuple[str, SecretStr]:

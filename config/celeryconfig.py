@@ -33,6 +33,8 @@ BROKER_CONNECT_TIMEOUT_SECONDS = 5
 #: Seconds between two sweeps, and after which an unread one is dropped. Expiry is an absolute time of beat's
 #: clock, so it also is the difference between the clocks of two machines that does no harm.
 SWEEP_EVERY_SECONDS, SWEEP_EXPIRES_SECONDS = 1.0, 10.0
+#: The same for looking which recurring sends are due, where there are any.
+FIRE_EVERY_SECONDS, FIRE_EXPIRES_SECONDS = 1.0, 10.0
 #: The same for removing what is past its retention.
 RETAIN_EVERY_SECONDS, RETAIN_EXPIRES_SECONDS = 60.0, 60.0
 
@@ -93,7 +95,7 @@ def celery_settings(settings: Settings) -> dict[str, object]:
         "worker_cancel_long_running_tasks_on_connection_loss": True,
         "timezone": "UTC",
         "enable_utc": True,
-        # Two plain intervals need no memory of the last run, hence no schedule file in the working folder.
+        # Plain intervals need no memory of the last run, hence no schedule file in the working folder.
         "beat_scheduler": "celery.beat:Scheduler",
         "beat_schedule": {
             "sweep": {
@@ -106,11 +108,20 @@ def celery_settings(settings: Settings) -> dict[str, object]:
                 "schedule": RETAIN_EVERY_SECONDS,
                 "options": {"queue": SWEEP_QUEUE, "expires": RETAIN_EXPIRES_SECONDS},
             },
+            **(_FIRE if settings.sends else {}),
         },
     }
 
 
 _EXCHANGE = Exchange("volley", type="direct")
+
+_FIRE: dict[str, object] = {
+    "fire": {
+        "task": "scheduled.fire",
+        "schedule": FIRE_EVERY_SECONDS,
+        "options": {"queue": SWEEP_QUEUE, "expires": FIRE_EXPIRES_SECONDS},
+    }
+}
 
 _TRANSPORT_OPTIONS: dict[str, Any] = {
     "visibility_timeout": VISIBILITY_TIMEOUT_SECONDS,

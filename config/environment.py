@@ -30,6 +30,7 @@ from config.accounts import (
     choice,
 )
 from config.redis_url import check_redis_url, is_sentinel
+from config.rules import CallRate, LingerSeconds, Messages, Rate, WaitSeconds
 from config.secret_values import read_secret_file
 from config.wording import Says, SettingsError, Unit, first_fault, nearest, number, shape_of, shown
 
@@ -70,7 +71,10 @@ Deliveries = Annotated[int, Field(ge=1, le=1000)]
 Calls = Annotated[int, Field(ge=2, le=10_000)]
 Tasks = Annotated[int, Field(ge=1, le=1000)]
 BackoffSeconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False), Unit("seconds")]
+IdleSeconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False), Unit("seconds")]
 Bytes = Annotated[int, Field(ge=1024, le=67_108_864), Unit("bytes")]
+Bound = Annotated[int, Field(ge=0, le=10**15)]
+Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
 
 class Environment(BaseSettings):
@@ -152,8 +156,16 @@ class Environment(BaseSettings):
         1,
         description="Recipients in one call to /1, which is documented as taking one and as taking several.",
     )
+    calls_per_second: CallRate = Field(
+        0, description="Calls that may begin in a second per account, over all workers; 0: no bound."
+    )
+    recipients_per_second: Rate = Field(
+        0,
+        description="Recipients whose calls may begin in a second per account, over all workers; 0: no "
+        "bound.",
+    )
     config: Path | None = Field(
-        None, description="TOML file with more accounts and with policies per campaign."
+        None, description="TOML file with more accounts, policies per campaign and recurring sends."
     )
     unknown: UnknownChoice = Field(
         Unknown.HOLD,
@@ -210,6 +222,46 @@ class Environment(BaseSettings):
         30,
         description="Seconds after which a priority that waits gets a call before more urgent ones.",
     )
+    quiet_hours: str | None = Field(
+        None,
+        description="Times of the day in which no campaign is sent, such as 22:00-08:00, 13:00-14:00; what "
+        "is due then waits, urgent triggers too.",
+    )
+    time_zone: str = Field("UTC", description="Time zone of quiet hours, such as Asia/Kolkata.")
+    recipients_per_hour: Messages = Field(
+        0, description="Recipients that each campaign gets in an hour at most, spread over it; 0: no bound."
+    )
+    linger: LingerSeconds = Field(
+        0,
+        description="Seconds that deliveries wait for a fuller call, urgent ones excepted; 0: none while a "
+        "permit is free.",
+    )
+    max_per_hour: Messages = Field(
+        0,
+        description="Recipients of one campaign in any hour beyond which it is held and reported; 0: no "
+        "bound.",
+    )
+    max_per_day: Messages = Field(
+        0,
+        description="Recipients of one campaign in any day beyond which it is held and reported; 0: no "
+        "bound.",
+    )
+    canary: Messages = Field(
+        0,
+        description="Deliveries of a campaign that go out first when it begins to send; the rest is held "
+        "until somebody has looked (volley resume). 0: none are held.",
+    )
+    canary_wait: WaitSeconds = Field(
+        0, description="Seconds after which the rest goes on by itself; 0: it waits for an operator."
+    )
+    test_recipients: SecretStr | None = Field(
+        None,
+        description="Test mode for everything: recipients, with commas or one a line (email:a@example.com, "
+        "identity:u-17, objectId:...), that alone are really sent to; all others end suppressed.",
+    )
+    test_recipients_file: Path | None = Field(
+        None, description="File to read VOLLEY_TEST_RECIPIENTS from instead."
+    )
     retention: AgeSeconds = Field(
         604_800, description="Seconds that outcomes are kept after a delivery has ended."
     )
@@ -220,14 +272,37 @@ class Environment(BaseSettings):
     max_trigger_bytes: Bytes = Field(
         4_194_304, description="Bytes of one trigger; a larger one is a dead letter."
     )
+    max_intake: Bound = Field(
+        1_000_000,
+        description="Triggers that may wait in an account's intake before appends are refused; 0: no bound.",
+    )
+    max_intake_bytes: Bound = Field(
+        1_073_741_824,
+        description="Bytes of Redis's memory, about, that an account's intake may take; 0: no bound.",
+    )
+    max_backlog: Bound = Field(
+        10_000_000,
+        description="Deliveries of an account that may be under way (waiting ones are about 300 bytes each) "
+        "before appends are refused and the intake is no longer read; 0: no bound.",
+    )
+    max_memory_share: Share = Field(
+        0.9,
+        description="Share of the server's maxmemory, if it has one, from which on appends are refused; the "
+        "rest is for what was taken in already. 1: only the server itself refuses.",
+    )
     pool: Annotated[Pool, BeforeValidator(choice)] = Field(
         Pool.THREADS, description="Celery's worker pool: threads, prefork or solo."
     )
     concurrency: Tasks | None = Field(
         None,
         description="Tasks that a worker runs at once; by default for every account its requests in flight "
-        "and one more, and 2 over all (1 in the solo pool).",
+        "and one more, and 2 over all, 4 with recurring sends (1 in the solo pool).",
         json_schema_extra={"default_words": "computed"},
+    )
+    idle_exit: IdleSeconds = Field(
+        60,
+        description="Seconds after which a worker that does nothing although work waits ends itself, so that "
+        "its supervisor starts it again; 0: never.",
     )
     log_level: Annotated[LogLevel, BeforeValidator(choice)] = Field(
         LogLevel.INFO, description="Least severe record that is logged."

@@ -17,8 +17,11 @@ from typing import Any
 from pydantic import SecretStr
 
 from config.accounts import Account, AccountDraft, CampaignPolicy, Endpoint, Region, Stopped, Unknown
+from config.allow_list import AllowList, allow_list, split_list
 from config.environment import PREFIX, Environment, LogFormat, LogLevel, Pool, check_names, describe, read
 from config.redis_url import RedisAddress, RedisSentinels, RedisServer, address_of
+from config.rules import NO_RULES, rules_of, table_rules
+from config.sends import Send, checked_send
 from config.tables import CampaignTable, Tables, path_words, read_tables
 from config.wording import SettingsError, alternatives, number, shown
 
@@ -35,6 +38,7 @@ __all__ = [
     "RedisSentinels",
     "RedisServer",
     "Region",
+    "Send",
     "Settings",
     "SettingsError",
     "Stopped",
@@ -66,6 +70,8 @@ class Settings:
     default_policy: CampaignPolicy
     #: By (account name, campaign id); read it through `campaign`.
     policies: Mapping[tuple[str, int], CampaignPolicy] = field(repr=False)
+    #: Recurring sends, in the order of the file.
+    sends: tuple[Send, ...]
     backoff_base_seconds: float
     backoff_cap_seconds: float
     #: Window of dedupe keys made from content.
@@ -78,6 +84,14 @@ class Settings:
     #: Deliveries that one accept script files at most.
     chunk_deliveries: int
     max_trigger_bytes: int
+    #: Triggers that may wait in one account's intake; 0, here and below: no bound.
+    max_intake: int
+    #: Bytes of the server's memory that one account's intake may take.
+    max_intake_bytes: int
+    #: Deliveries of one account that may be under way.
+    max_backlog: int
+    #: Share of the server's maxmemory from which on appends are refused.
+    max_memory_share: float
     #: Calls that finding the bad part of one refused batch may cost.
     split_calls: int
     #: How long a recipient that CleverTap called invalid is not called again.
@@ -85,6 +99,8 @@ class Settings:
     pool: Pool
     #: Tasks that a worker runs at once.
     concurrency: int
+    #: How long a worker may do nothing although work waits before it ends itself; 0: for ever.
+    idle_exit_seconds: float
     log_level: LogLevel
     log_format: LogFormat
     sentry_dsn: SecretStr | None
@@ -114,6 +130,20 @@ class Settings:
         """The policy of an account's campaign, merged with the defaults."""
         return self.policies.get((account, campaign_id), self.default_policy)
 
+    def in_test_mode(self, account: str) -> dict[int, int]:
+        """The account's campaigns with a test mode of their own, and how many recipients each one names.
+
+        Where the whole installation is in test mode, 0 stands for all other campaigns.
+        """
+        found = {
+            campaign: len(policy.test_recipients)
+            for (name, campaign), policy in sorted(self.policies.items())
+            if name == account and policy.test_recipients is not None
+        }
+        if self.default_policy.test_recipients is not None:
+            found[0] = len(self.default_policy.test_recipients)
+        return found
+
     def connected_to(self, redis_url: str) -> "Settings":
         """The same settings for a server that is known only now (the embedded one)."""
         url = SecretStr(redis_url)
@@ -124,6 +154,8 @@ class Settings:
         held = [self.redis_url, self.broker_url, self.sentry_dsn]
         for account in self.accounts.values():
             held += [account.passcode, account.token]
+        for send in self.sends:
+            held += send.secrets()
         return sorted({secret.get_secret_value() for secret in held if secret is not None})
 
 
@@ -153,6 +185,8 @@ def load(environ: Mapping[str, str] | None = None, *, require_account: bool = Tr
         unknown=given.unknown,
         unknown_by_priority=_by_priority(given),
         stopped=given.stopped,
+        test_recipients=_everywhere(given),
+        rules=rules_of(given, NO_RULES, given.time_zone, lambda key: f"{PREFIX}{key.upper()}"),
         max_attempts=given.max_attempts,
         max_age_seconds=given.max_age,
     )
@@ -162,7 +196,10 @@ def load(environ: Mapping[str, str] | None = None, *, require_account: bool = Tr
         sentinel_master=given.sentinel_master,
         accounts=MappingProxyType(accounts),
         default_policy=default_policy,
-        policies=MappingProxyType(_policies(tables, default_policy, accounts) if tables else {}),
+        policies=MappingProxyType(
+            _policies(tables, default_policy, accounts, given.time_zone) if tables else {}
+        ),
+        sends=_sends(tables, accounts, environ) if tables else (),
         backoff_base_seconds=given.backoff_base,
         backoff_cap_seconds=given.backoff_cap,
         dedupe_window_seconds=given.dedupe_window,
@@ -171,10 +208,15 @@ def load(environ: Mapping[str, str] | None = None, *, require_account: bool = Tr
         aging_seconds=given.aging,
         chunk_deliveries=given.chunk,
         max_trigger_bytes=given.max_trigger_bytes,
+        max_intake=given.max_intake,
+        max_intake_bytes=given.max_intake_bytes,
+        max_backlog=given.max_backlog,
+        max_memory_share=given.max_memory_share,
         split_calls=given.split_calls,
         bad_recipient_window_seconds=given.bad_recipient_window,
         pool=given.pool,
-        concurrency=_concurrency(given, accounts),
+        concurrency=_concurrency(given, accounts, tables),
+        idle_exit_seconds=given.idle_exit,
         log_level=given.log_level,
         log_format=given.log_format,
         sentry_dsn=given.sentry_dsn,
@@ -196,6 +238,8 @@ _SHARED = (
     "read_timeout",
     "permit_lease",
     "single_recipients",
+    "calls_per_second",
+    "recipients_per_second",
 )
 
 
@@ -258,7 +302,7 @@ def _check_apart(accounts: Mapping[str, Account], path: Path) -> None:
 
 
 def _policies(
-    tables: Tables, default: CampaignPolicy, accounts: Mapping[str, Account]
+    tables: Tables, default: CampaignPolicy, accounts: Mapping[str, Account], time_zone: str
 ) -> dict[tuple[str, int], CampaignPolicy]:
     policies: dict[tuple[str, int], CampaignPolicy] = {}
     for campaign_id, table in tables.campaigns.items():
@@ -277,6 +321,8 @@ def _policies(
             },
             stopped=table.stopped or default.stopped,
             weight=table.weight or default.weight,
+            test_recipients=_tested(table, default, tables.place("campaigns", campaign_id)),
+            rules=table_rules(table, default.rules, time_zone, tables.place("campaigns", campaign_id)),
             max_attempts=table.max_attempts or default.max_attempts,
             max_age_seconds=table.max_age or default.max_age_seconds,
         )
@@ -285,13 +331,42 @@ def _policies(
     return policies
 
 
+def _everywhere(given: Environment) -> AllowList | None:
+    """The allow-list of the whole installation."""
+    if given.test_recipients is None:
+        return None
+    entries = split_list(given.test_recipients.get_secret_value())
+    return allow_list(entries, f"{PREFIX}TEST_RECIPIENTS")
+
+
+def _tested(table: CampaignTable, default: CampaignPolicy, place: str) -> AllowList | None:
+    """A campaign's own allow-list; where the whole installation has one too, both must name a recipient."""
+    if table.test_recipients is None:
+        return default.test_recipients
+    entries = [each.get_secret_value() for each in table.test_recipients]
+    return allow_list(entries, f"test_recipients{place}") & default.test_recipients
+
+
 def _by_priority(given: Environment | CampaignTable) -> dict[str, Unknown]:
     named = {"urgent": given.unknown_urgent, "normal": given.unknown_normal, "bulk": given.unknown_bulk}
     return {priority: unknown for priority, unknown in named.items() if unknown is not None}
 
 
-def _concurrency(given: Environment, accounts: Mapping[str, Account]) -> int:
-    """Per account one task that waits at its intake and one per permit; two for sweeps and enqueueing."""
+def _sends(tables: Tables, accounts: Mapping[str, Account], environ: Mapping[str, str]) -> tuple[Send, ...]:
+    for table in tables.sends:
+        if table.account not in accounts:
+            known = alternatives(sorted(accounts)) if accounts else "none"
+            raise SettingsError(
+                f"account{tables.send_place(table)} is {shown(table.account)} "
+                f"but the accounts that exist are {known}."
+            )
+    return tuple(checked_send(table, tables.send_place(table), environ) for table in tables.sends)
+
+
+def _concurrency(given: Environment, accounts: Mapping[str, Account], tables: Tables | None) -> int:
+    """Per account one task that waits at its intake and one per permit; two for sweeps and enqueueing, and
+    two that read and append recurring sends, where there are any.
+    """
     if given.pool is Pool.SOLO:
         if given.concurrency not in (None, 1):
             raise SettingsError(
@@ -299,4 +374,5 @@ def _concurrency(given: Environment, accounts: Mapping[str, Account]) -> int:
                 "which runs one task at a time."
             )
         return 1
-    return given.concurrency or sum(1 + account.max_in_flight for account in accounts.values()) + 2
+    firing = 2 if tables and tables.sends else 0
+    return given.concurrency or sum(1 + account.max_in_flight for account in accounts.values()) + 2 + firing

@@ -11,13 +11,15 @@ unknown = "resend"                  # or unknown_urgent, unknown_normal, unknown
 stopped = "wait"
 weight = 3                          # three calls for one of a campaign of weight 1
 max_attempts = 3
+
+[[sends]]                           # see config/sends.py
 """
 
 import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
@@ -35,8 +37,10 @@ from config.accounts import (
     UnknownChoice,
     Weight,
 )
+from config.rules import CallRate, LingerSeconds, Messages, Rate, WaitSeconds
 from config.secret_values import read_secret_file, reason_of
-from config.wording import SettingsError, first_fault, nearest, shown
+from config.sends import SendTable, read_sends, send_place
+from config.wording import Says, SettingsError, first_fault, nearest, shown
 
 #: Bytes of a configuration file. A bound, so that a path like /dev/zero ends in an error.
 MAX_FILE_BYTES = 4_194_304
@@ -45,6 +49,8 @@ TableT = TypeVar("TableT", bound="_Table")
 
 #: The tables that a file may hold, with an example of a name in each.
 _EXAMPLES = {"accounts": "shop", "campaigns": "1709550110"}
+
+TestRecipients = Annotated[list[SecretStr], Says('a list such as ["email:a@example.com"]')]
 
 _CAMPAIGN_ID = re.compile(r"[1-9][0-9]{0,18}")
 
@@ -75,6 +81,8 @@ class AccountTable(_Table):
     read_timeout: CallSeconds | None = None
     permit_lease: CallSeconds | None = None
     single_recipients: Recipients | None = None
+    calls_per_second: CallRate | None = None
+    recipients_per_second: Rate | None = None
 
 
 class CampaignTable(_Table):
@@ -87,6 +95,15 @@ class CampaignTable(_Table):
     unknown_bulk: UnknownChoice | None = None
     stopped: StoppedChoice | None = None
     weight: Weight | None = None
+    quiet_hours: str | None = None
+    time_zone: str | None = None
+    recipients_per_hour: Messages | None = None
+    linger: LingerSeconds | None = None
+    max_per_hour: Messages | None = None
+    max_per_day: Messages | None = None
+    canary: Messages | None = None
+    canary_wait: WaitSeconds | None = None
+    test_recipients: TestRecipients | None = None
     max_attempts: Attempts | None = None
     max_age: AgeSeconds | None = None
 
@@ -97,6 +114,11 @@ class Tables(_Table):
     path: Path
     accounts: Mapping[str, AccountTable]
     campaigns: Mapping[int, CampaignTable]
+    sends: tuple[SendTable, ...] = ()
+
+    def send_place(self, table: SendTable) -> str:
+        """' in [[sends]] weekly-offer of volley.toml'."""
+        return send_place(table, path_words(self.path))
 
     def place(self, kind: str, name: object) -> str:
         """' in [accounts.shop] of volley.toml'."""
@@ -105,7 +127,8 @@ class Tables(_Table):
     def secret_variables(self) -> set[str]:
         """The names of variables that the file takes secrets from."""
         named = ((table.passcode_env, table.token_env) for table in self.accounts.values())
-        return {name for pair in named for name in pair if name}
+        of_sends = ((table.redis_url_env, table.header_env) for table in self.sends)
+        return {name for pair in (*named, *of_sends) for name in pair if name}
 
     def secret(self, name: str, key: str, environ: Mapping[str, str]) -> SecretStr | None:
         """The passcode or token of an account, from wherever its table says.
@@ -132,12 +155,9 @@ def read_tables(path: Path) -> Tables:
     """The file at `path`. Raises SettingsError that names the file, the table and the key."""
     document, words = _document(path), path_words(path)
     for name in document:
-        if name == "sends":
-            raise SettingsError(
-                f"[[sends]] in {words} is reserved for recurring sends, which are not taken yet."
-            )
-        if name not in _EXAMPLES:
-            raise SettingsError(f"{shown(name)} in {words} is not a setting{nearest(name, _EXAMPLES)}.")
+        if name != "sends" and name not in _EXAMPLES:
+            known = [*_EXAMPLES, "sends"]
+            raise SettingsError(f"{shown(name)} in {words} is not a setting{nearest(name, known)}.")
     accounts: dict[str, AccountTable] = {}
     for name, table in _tables_of(document, "accounts", path).items():
         if not ACCOUNT_NAME.fullmatch(name):
@@ -152,7 +172,8 @@ def read_tables(path: Path) -> Tables:
                 f"{shown(name)} in {words} is not a campaign's id: it is a whole number above 0."
             )
         campaigns[int(name)] = _validated(CampaignTable, table, _place("campaigns", name, path))
-    return Tables(path=path, accounts=accounts, campaigns=campaigns)
+    sends = read_sends(document.get("sends", []), path, words)
+    return Tables(path=path, accounts=accounts, campaigns=campaigns, sends=sends)
 
 
 def _document(path: Path) -> dict[str, Any]:

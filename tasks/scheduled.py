@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from worker.app import app, engine, send_hint, settings
+from worker.app import app, engine, send_hint, settings, stopping
 from worker.store import AWAY
+
+#: How long one fire task goes on before it makes room for others, seconds.
+FIRE_SECONDS = 10.0
+#: The same for a worker of one or two slots, where what it appends waits to be accepted behind it.
+FIRE_ALONE_SECONDS = 0.5
 
 
 @app.task(name="scheduled.sweep", throws=AWAY)
@@ -13,6 +18,14 @@ def sweep() -> None:
         engine(account).sweep()
         if not engine(account).store.permits.seated():
             send_hint("triggers.accept", account)
+
+
+@app.task(name="scheduled.fire", throws=AWAY)
+def fire() -> None:
+    """Lets recurring sends of which a slot has come append their triggers."""
+    seconds = FIRE_SECONDS if settings.concurrency > 2 else FIRE_ALONE_SECONDS
+    for account in dict.fromkeys(send.account for send in settings.sends):
+        engine(account).recurring.fire(seconds, stopping)
 
 
 @app.task(name="scheduled.retain", throws=AWAY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from typing import Any
 
@@ -12,7 +13,9 @@ from celery.exceptions import Reject
 
 from config.settings import DEFAULT_ACCOUNT
 from worker.app import app, engine, send_hint, settings, stopping
-from worker.store import AWAY
+from worker.store import AWAY, FullError
+
+log = logging.getLogger("volley")
 
 #: How long one accept task waits at the intake before it makes room for others, seconds.
 ACCEPT_SECONDS = 10.0
@@ -20,6 +23,10 @@ ACCEPT_SECONDS = 10.0
 ACCEPT_ALONE_SECONDS = 0.1
 #: Between two tries to append while Redis is away, seconds.
 AWAY_PAUSE_SECONDS = 0.5
+#: How long a message is kept that finds the account full, before it goes back to the broker, seconds.
+FULL_PAUSE_SECONDS = 1.0
+#: Between two lines of the log that say so, seconds.
+FULL_TOLD_SECONDS = 60.0
 
 
 @app.task(name="triggers.enqueue", bind=True, acks_late=True)
@@ -28,6 +35,7 @@ def enqueue(self: Task[Any, Any], triggers: Any, account: str = DEFAULT_ACCOUNT)
 
     Run again with the same task id it appends nothing: the id is the nonce of the append. While Redis is away
     it waits, as the message is the only copy of its triggers; a worker that is told to stop gives it back.
+    While the account is full the message goes back to the broker, again and again: it waits there.
     """
     items = triggers if isinstance(triggers, list) else [triggers]
     appended = [_as_sent(item) for item in items]
@@ -43,8 +51,34 @@ def enqueue(self: Task[Any, Any], triggers: Any, account: str = DEFAULT_ACCOUNT)
             if stopping():
                 raise Reject(requeue=True) from away
             time.sleep(AWAY_PAUSE_SECONDS)
+        except FullError as full:
+            _tell_full(account, full)
+            # Not in here until there is room: the tasks that make room need this place.
+            end = time.monotonic() + FULL_PAUSE_SECONDS
+            while not stopping() and time.monotonic() < end:
+                time.sleep(0.1)
+            raise Reject(requeue=True) from full
         else:
             return
+
+
+_told: dict[str, float] = {}
+
+
+def _tell_full(account: str, full: FullError) -> None:
+    """Says that messages wait, now and then."""
+    now = time.monotonic()
+    if now - _told.get(account, -FULL_TOLD_SECONDS) >= FULL_TOLD_SECONDS:
+        _told[account] = now
+        log.warning("account %s: %s; messages of triggers.enqueue wait at the broker", account, full)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Celery tells each message that goes back, with a traceback: once a second for each of them."""
+    return not (record.exc_info and isinstance(record.exc_info[1], Reject))
+
+
+logging.getLogger("celery.app.trace").addFilter(_is_news)
 
 
 def _as_sent(item: Any) -> bytes:

@@ -8,25 +8,35 @@ from __future__ import annotations
 
 import logging
 import mmap
+import os
 import threading
 from typing import Any
 
+from billiard import active_children
 from celery import Celery, signals
+from celery.worker import state
 from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from config.celeryconfig import celery_settings
 from config.observability import configure_logging, start_sentry
 from config.settings import SettingsError, load
 from worker.clevertap.client import Client
 from worker.engine import Engine
-from worker.store import open_store
+from worker.sifting import sift_messages
+from worker.store import LayoutError, Store, open_store
+from worker.watchdog import Watchdog, Worker
 
 log = logging.getLogger("volley")
 
+sift_messages()
 try:
     settings = load()
     app = Celery("volley", include=["tasks.triggers", "tasks.deliveries", "tasks.scheduled"])
     app.conf.update(celery_settings(settings))
+    app.conf.update(
+        worker_consumer="worker.reconnecting:Consumer", beat_scheduler="worker.reconnecting:Scheduler"
+    )
 except SettingsError as error:
     raise SystemExit(f"volley: {error}") from None
 
@@ -61,13 +71,13 @@ def stopping() -> bool:
     return _stopping[0] != 0
 
 
-def send_hint(task: str, account: str) -> bool:
-    """Sends a hint: a task that only says which account to look at. False: it could not be sent.
+def send_hint(task: str, *account: str) -> bool:
+    """Sends a hint: a task that says at most which account to look at. False: it could not be sent.
 
     A hint that is lost is sent again by beat.
     """
     try:
-        app.send_task(task, args=[account], retry=False)
+        app.send_task(task, args=account, retry=False)
     except OperationalError:
         log.warning("the broker is away or full: no hint for %s; the next sweep sends it", task)
         return False
@@ -107,6 +117,22 @@ def _without_arguments(record: logging.LogRecord) -> bool:
 @signals.celeryd_init.connect
 def _worker_starts(**_: Any) -> None:
     start_sentry(settings)
+    _refuse_foreign_layouts()
+
+
+def _refuse_foreign_layouts() -> None:
+    """Ends a worker that is too old for the data (or too new), before it begins. Where Redis is away this is
+    found out later: every script asks.
+    """
+    for store in _stores():
+        try:
+            store.schema.check()
+        except LayoutError as error:
+            raise SystemExit(f"volley: {error}") from None
+        except RedisError:
+            log.warning("Redis does not answer yet: the layout of its data is looked at later")
+        finally:
+            store.close()
 
 
 @signals.beat_init.connect
@@ -116,10 +142,42 @@ def _beat_starts(**_: Any) -> None:
 
 @signals.worker_ready.connect
 def _worker_is_ready(**_: Any) -> None:
-    """A starting worker seeds the hints that may have been lost while none ran."""
-    for account in settings.accounts:
-        send_hint("triggers.accept", account)
-        send_hint("deliveries.deliver", account)
+    """A starting worker seeds the hints that may have been lost while none ran; from now on it is watched."""
+    _send_hints()
+    if settings.idle_exit_seconds:
+        watched = Worker(
+            begun=lambda: int(state.all_total_count[0]),
+            busy=lambda: len(state.active_requests) > 0,
+            stopping=stopping,
+            hint=lambda: send_hint("scheduled.sweep") and _send_hints(),
+            stop=_stop_as_failed,
+            kill=_end_at_once,
+        )
+        Watchdog(watched, _stores, settings.idle_exit_seconds).start()
+
+
+def _send_hints() -> bool:
+    """Hints of all accounts; False: not all could be sent."""
+    tasks = ("triggers.accept", "deliveries.deliver")
+    sent = [send_hint(task, account) for account in settings.accounts for task in tasks]
+    return all(sent)
+
+
+def _stores() -> list[Store]:
+    """Connections of the watchdog's own: engines are made where tasks run, which may be after a fork."""
+    return [open_store(settings, account) for account in settings.accounts]
+
+
+def _stop_as_failed() -> None:
+    """Ends this worker as SIGTERM does, but with exit code 1: it is to be started again."""
+    _stopping[0] = 1
+    state.should_stop = 1  # type: ignore[assignment]  # the stubs know only what it is at first
+
+
+def _end_at_once() -> None:
+    for child in active_children():
+        child.terminate()
+    os._exit(1)
 
 
 @signals.worker_shutting_down.connect

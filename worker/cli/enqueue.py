@@ -2,11 +2,13 @@
 
 The file is read twice: every trigger is checked before the first one is appended, so a mistake in line
 900,000 is told before anything is sent. A chunk whose answer was lost is appended again under its own nonce,
-which makes it one append.
+which makes it one append. A command that stopped half-way says with which `--resume` it goes on: from the
+chunk behind the last confirmed one, with the same nonces, so that nothing is left out or appended twice.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from array import array
 from collections.abc import Callable, Iterator
@@ -20,11 +22,12 @@ from typing import IO, Annotated
 import typer
 from redis.exceptions import RedisError
 
-from worker.cli.account import checked_settings, opened
+from worker.cli.account import check_account, checked_settings
 from worker.cli.app import (
     DATA_FOLDER,
     AccountOption,
     DataOption,
+    ExitCode,
     JsonOption,
     Refusal,
     YesOption,
@@ -33,12 +36,13 @@ from worker.cli.app import (
     confirm,
     console,
     print_json,
+    settings_with_redis,
 )
 from worker.cli.progress import bar
 from worker.cli.trigger_file import Item, UnreadableFileError, items, sizes, spool, with_keys
 from worker.core.errors import InvalidTrigger
 from worker.core.model import Priority
-from worker.store import AWAY
+from worker.store import AWAY, FullError, open_store
 from worker.store.intake import Intake
 
 #: More recipients than this are asked about.
@@ -49,6 +53,9 @@ CHUNK_TRIGGERS, CHUNK_BYTES = 500, 4 * 1024 * 1024
 _SHOWN = 20
 #: Waits before a chunk is appended again while Redis is away, seconds.
 _PAUSES_SECONDS = (0.2, 1.0, 3.0)
+#: Between two tries while there is no room, seconds.
+_FULL_PAUSE_SECONDS = 0.5
+_TOKEN = re.compile(r"([0-9a-f]{16})-([0-9]{1,15})-([0-9]{1,15})")
 
 
 @dataclass
@@ -65,6 +72,28 @@ class _Survey:
             f"{_number(self.triggers, 'trigger')} for {_number(self.recipients, 'recipient')} "
             f"({_number(self.deliveries, 'delivery')})"
         )
+
+
+@dataclass
+class _Run:
+    """How far the appending has come; written as ``--resume`` takes it."""
+
+    name: str = field(default_factory=lambda: token_hex(8))
+    done: int = 0  #: triggers appended
+    number: int = 0  #: of the last one's line or place in the array
+
+    @classmethod
+    def resumed(cls, token: str | None) -> _Run:
+        """A new run, or the one of a token."""
+        if token is None:
+            return cls()
+        found = _TOKEN.fullmatch(token)
+        if found is None:
+            raise typer.BadParameter("--resume takes what a run that had stopped has said")
+        return cls(found[1], int(found[2]), int(found[3]))
+
+    def __str__(self) -> str:
+        return f"{self.name}-{self.done}-{self.number}"
 
 
 @app.command()
@@ -84,6 +113,18 @@ def enqueue(
         bool, typer.Option("--check/--no-check", help="Without: what is wrong becomes a dead letter.")
     ] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check and count.")] = False,
+    wait: Annotated[
+        float,
+        typer.Option(
+            "--wait", min=0, metavar="SECONDS", help="How long to wait for room where a bound is reached."
+        ),
+    ] = 60.0,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            "--resume", metavar="TOKEN", help="Go on with the same file where a run has stopped that said so."
+        ),
+    ] = None,
     account: AccountOption = "default",
     json: JsonOption = False,
     yes: YesOption = False,
@@ -93,7 +134,11 @@ def enqueue(
 
     Nothing is appended if any of them is wrong. Asks where there are more than 1000 recipients. With --json:
     one object for each trigger, with its place in the file and either its entry id or what is wrong with it.
+
+    Where the intake, the backlog or the memory is full it waits for room, and ends with exit code 5 if there
+    is none; the same command with the --resume that it then shows goes on.
     """
+    run = _Run.resumed(resume)
     keys = {"priority": priority.value if priority else None, "source": source}
     given = {key: value for key, value in keys.items() if value is not None}
     settings = checked_settings(account)
@@ -108,13 +153,19 @@ def enqueue(
         if dry_run:
             _say(f"{survey.words()} would be appended to account {account}.", json=json)
             return
-        if not survey.triggers:
+        if survey.triggers <= run.done:
             raise Refusal("There is nothing to append.")
         if survey.recipients > ASK_ABOVE_RECIPIENTS:
             confirm(f"Append {survey.words()} to account {account}?", yes=yes)
-        with opened(account, data) as (_, store):
-            first, last = _append(store.intake, readable, given, survey, json=json)
-    entries = f"entry {first}" if survey.triggers == 1 else f"entries {first} to {last}"
+        # Not `opened`: it would look at Redis at once, and a Redis that is away for a moment is waited for.
+        settings = settings_with_redis(data, require_account=False)
+        check_account(settings, account)
+        store = open_store(settings, account)
+        try:
+            first, last = _append(store.intake, readable, given, survey, run, wait_seconds=wait, json=json)
+        finally:
+            store.close()
+    entries = f"entry {first}" if first == last else f"entries {first} to {last}"
     _say(f"appended {survey.words()} to account {account}: {entries}.", json=json)
 
 
@@ -165,26 +216,66 @@ def _complain_of(item: Item, invalid: InvalidTrigger, count: int, *, json: bool)
 
 
 def _append(
-    intake: Intake, readable: IO[bytes], keys: dict[str, str], survey: _Survey, *, json: bool
+    intake: Intake,
+    readable: IO[bytes],
+    keys: dict[str, str],
+    survey: _Survey,
+    run: _Run,
+    *,
+    wait_seconds: float,
+    json: bool,
 ) -> tuple[str, str]:
-    """Appends all but the bad ones; the first and the last entry id."""
-    run, done, first, last, place = token_hex(8), 0, "", "", "the beginning"
+    """Appends all but the bad ones and those of an earlier run; the first and the last entry id."""
+    first, last, place = "", "", f"number {run.number}" if run.number else "the beginning"
     # No more than were surveyed: somebody may still be writing the file.
     good = _without(islice(_items(readable), survey.triggers + len(survey.bad)), survey.bad)
+    rest = (item for item in good if item.number > run.number)
+    patience = _Patience(wait_seconds)
     try:
         with bar("appending", survey.triggers) as advance:
-            for chunk in _chunks(good, lambda item: _with_keys_or_raw(item.raw, keys)):
-                ids = _append_surely(intake, [raw for _, raw in chunk], f"{run}-{done}")
-                done += len(ids)
-                first, last, place = first or ids[0], ids[-1], chunk[-1][0].place
+            advance(run.done)
+            for chunk in _chunks(rest, lambda item: _with_keys_or_raw(item.raw, keys)):
+                ids = patience.append(intake, [raw for _, raw in chunk], f"{run.name}-{run.done}")
+                last_item = chunk[-1][0]
+                run.done, run.number = run.done + len(ids), last_item.number
+                first, last, place = first or ids[0], ids[-1], last_item.place
                 advance(len(ids))
                 if json:
                     for (item, _), id_ in zip(chunk, ids, strict=True):
                         print_json({"place": item.place, "entry": id_, "where": None, "reason": None})
+    except FullError as full:
+        complain(f"{_number(run.done, 'trigger')} had been appended, up to {place}. To go on: --resume {run}")
+        raise Refusal(f"{full}.", ExitCode.FULL) from None
     except (RedisError, KeyboardInterrupt, OSError):
-        complain(f"{_number(done, 'trigger')} had been appended, up to {place}, and perhaps the next few.")
+        complain(
+            f"{_number(run.done, 'trigger')} had been appended, up to {place}, and perhaps the next few. "
+            f"To go on without repeating any, within an hour: --resume {run}"
+        )
         raise
     return first, last
+
+
+@dataclass
+class _Patience:
+    """Waits for room, ``seconds`` for each chunk, and says so once."""
+
+    seconds: float
+    told: bool = False
+
+    def append(self, intake: Intake, triggers: list[bytes], nonce: str) -> list[str]:
+        """The entry ids. Raises FullError when there still is no room."""
+        waited = 0.0
+        while True:
+            try:
+                return _append_surely(intake, triggers, nonce)
+            except FullError as full:
+                if waited >= self.seconds:
+                    raise
+                if not self.told:
+                    complain(f"{full}; waiting for room.")
+                    self.told = True
+                sleep(_FULL_PAUSE_SECONDS)
+                waited += _FULL_PAUSE_SECONDS
 
 
 def _append_surely(intake: Intake, triggers: list[bytes], nonce: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
@@ -100,6 +101,14 @@ class Wanted:
             and (self.producer_id is None or outcome.producer_id == self.producer_id)
             and (self.recipient is None or outcome.recipient.value == self.recipient)
             and (self.kind is None or outcome.recipient.kind is self.kind)
+        )
+
+
+def check_entry(entry: str) -> None:
+    """Raises a usage error where a text cannot be a stream entry's id."""
+    if not re.fullmatch(r"[0-9]{1,19}-[0-9]{1,19}", entry):
+        raise typer.BadParameter(
+            "a stream entry's id looks like 1764000000000-0 (a producer's own: --id)."
         )
 
 

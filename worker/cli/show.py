@@ -20,6 +20,7 @@ from worker.core.model import Reason, Status
 from worker.store.control import ALL
 from worker.store.door import ParkedThing
 from worker.store.outcomes import Outcome
+from worker.store.rules import Wait, Why
 from worker.store.status import Snapshot
 
 #: A sweep older than this means that beat does not run, ms. It runs once a second.
@@ -32,6 +33,8 @@ STYLES: Mapping[Status, str] = {
     Status.ACCEPTED: "green",
     Status.DUPLICATE: "dim",
     Status.CANCELLED: "dim",
+    Status.SUPPRESSED: "dim",
+    Status.HELD: "yellow",
     Status.EXPIRED: "yellow",
     Status.RETRYING: "yellow",
     Status.REJECTED: "red",
@@ -131,9 +134,13 @@ def counts_table(
     *,
     paused: Iterable[str] = (),
     names: Mapping[int, str] | None = None,
+    calls: Mapping[int, int] | None = None,
     title: str | None = None,
 ) -> Table:
-    """A row for each campaign, a column for each status that occurs; sums where there are several rows."""
+    """A row for each campaign, a column for each status that occurs; sums where there are several rows.
+
+    With ``calls``: how many each campaign had a part in, and what share of all that is.
+    """
     campaigns = sorted({campaign for campaign, _ in counts})
     statuses = [status for status in Status if any(counts.get((c, status)) for c in campaigns)]
     held = frozenset(paused)
@@ -143,6 +150,10 @@ def counts_table(
         total = sum(counts.get((c, status), 0) for c in campaigns)
         table.add_column(status.value, footer=f"{total:,}", justify="right", style=STYLES.get(status, ""))
     table.add_column("sum", footer=f"{sum(counts.values()):,}", justify="right")
+    made = sum((calls or {}).values())
+    if calls is not None:
+        table.add_column("calls", footer=f"{made:,}", justify="right")
+        table.add_column("share", justify="right")
     for campaign in campaigns:
         row = [counts.get((campaign, status), 0) for status in statuses]
         head = Text(str(campaign))
@@ -150,14 +161,23 @@ def counts_table(
             head.append(f"  {names[campaign]}", "dim")
         if str(campaign) in held or ALL in held:
             head.append("  paused", "yellow")
-        table.add_row(head, *(f"{count:,}" if count else "" for count in row), f"{sum(row):,}")
+        cells = [*(f"{count:,}" if count else "" for count in row), f"{sum(row):,}"]
+        if calls is not None:
+            own = calls.get(campaign, 0)
+            cells += [f"{own:,}" if own else "", f"{own / made:.0%}" if own else ""]
+        table.add_row(head, *cells)
     return table
 
 
 def snapshot_json(account: str, snapshot: Snapshot, permits: int | None) -> dict[str, object]:
     """How an account stands: ``volley status --json`` prints one object a line. ``permits``: its limit.
 
-    ``permits.usable`` is null while all may be used; a parked ``name`` is a campaign, or ``*``: the account.
+    ``full`` lists bounds that are reached; ``permits.usable`` is null while all may be used; a parked
+    ``name`` is a campaign, or ``*``: the account.
+    ``calls`` has for each campaign how many it had a part in, and its share of all (0 to 1). ``waits`` are
+    campaigns whose due work waits for a rule: ``why`` is quiet, canary, hour, day or pace; ``until`` is null
+    where an operator's word is waited for; of canary and guards, ``count`` recipients have gone and ``most``
+    may.
     """
     counts: dict[str, dict[str, int]] = {}
     for (campaign, status), count in sorted(snapshot.counts.items()):
@@ -169,12 +189,42 @@ def snapshot_json(account: str, snapshot: Snapshot, permits: int | None) -> dict
         "live": snapshot.live,
         "totals": {status.value: total for status in Status if (total := snapshot.total(status))},
         "campaigns": counts,
+        "calls": {
+            str(campaign): {"calls": made, "share": round(snapshot.share(campaign), 4)}
+            for campaign, made in sorted(snapshot.calls.items())
+        },
+        "waits": [
+            {
+                "campaign": wait.campaign,
+                "why": wait.why.value,
+                "until": None if wait.until_ms is None else iso(wait.until_ms),
+                "count": wait.count if wait.most else None,
+                "most": wait.most or None,
+                "free_with": _let_go_by(wait),
+            }
+            for wait in snapshot.waits
+        ],
         "intake": snapshot.intake,
+        "full": [
+            {"bound": each.bound.value, "value": each.value, "most": each.most} for each in snapshot.full
+        ],
         "dead_letters": snapshot.dead_letters,
         "permits": {"held": snapshot.permits_held, "usable": snapshot.permits_usable, "limit": permits},
         "accept_tasks": snapshot.accept_tasks,
         "next_due": None if next_due is None else iso(next_due),
         "paused": sorted(snapshot.paused),
+        "held": [
+            {"what": name.kind, "value": name.value, "since": iso(since)}
+            for name, since in snapshot.held.items()
+        ],
+        "cancelling": [
+            {"what": each.what.kind, "value": each.what.value, "since": iso(each.since_ms)}
+            for each in snapshot.cancels
+        ],
+        "test_mode": {
+            "campaigns": {str(campaign): count for campaign, count in snapshot.testing.items() if campaign},
+            "all_others": snapshot.testing.get(0),
+        },
         "parked": [
             {
                 "name": thing.name,
@@ -203,7 +253,7 @@ def snapshot_view(account: str, snapshot: Snapshot, permits: int | None) -> Rend
     title = Text.assemble(("account ", ""), (account, "bold"), (f"  {clock(snapshot.now_ms)} UTC", "dim"))
     if not snapshot.counts:
         return Group(title, Text("no deliveries are kept"), facts)
-    return Group(title, counts_table(snapshot.counts, paused=snapshot.paused), facts)
+    return Group(title, counts_table(snapshot.counts, paused=snapshot.paused, calls=snapshot.calls), facts)
 
 
 def _facts(snapshot: Snapshot, permits: int | None) -> list[tuple[str, Text]]:
@@ -224,13 +274,34 @@ def _facts(snapshot: Snapshot, permits: int | None) -> list[tuple[str, Text]]:
         ),
         ("last sweep", _sweep(snapshot)),
     ]
+    facts[1:1] = [("full", Text(f"{each}: appends are refused", "red")) for each in snapshot.full]
     if snapshot.paused:
         named = ", ".join("all campaigns" if name == ALL else name for name in sorted(snapshot.paused))
         facts.append(("paused", Text(named, "yellow")))
+    facts += [
+        ("paused", Text.from_markup(f"{safe(name.words)}, for {span(now - since)}", style="yellow"))
+        for name, since in snapshot.held.items()
+    ]
+    facts += [
+        ("cancelling", Text.from_markup(f"{safe(each.what.words)}, for {span(now - each.since_ms)}"))
+        for each in snapshot.cancels
+    ]
+    if snapshot.testing:
+        facts.append(("test mode", Text(_testing(snapshot.testing), "yellow")))
     if snapshot.splitting:
         facts.append(("splitting", Text(f"{snapshot.splitting:,} parts of refused batches wait")))
+    facts += [("waits", _waiting(wait, now)) for wait in snapshot.waits]
     facts += [("parked", _parked(thing, now)) for thing in snapshot.parked]
     return facts
+
+
+def _testing(testing: dict[int, int]) -> str:
+    """Which campaigns really send to a few recipients alone; their number, never who they are."""
+    named = [
+        f"{f'campaign {campaign}' if campaign else 'all other campaigns'}: {count:,} recipients alone"
+        for campaign, count in sorted(testing.items(), key=lambda pair: (pair[0] == 0, pair[0]))
+    ]
+    return "; ".join(named)
 
 
 def _permits(snapshot: Snapshot, permits: int | None) -> Text:
@@ -259,6 +330,34 @@ def _parked(thing: ParkedThing, now_ms: int) -> Text:
         f"{probed}; next probe {when}; `{_freed_by(thing)}` lets it go on at once",
         style="red",
     )
+
+
+def _waiting(wait: Wait, now_ms: int) -> Text:
+    when = "" if wait.until_ms is None else f"goes on {_until(wait.until_ms, now_ms)}"
+    match wait.why:
+        case Why.QUIET:
+            said = f"quiet hours until {clock(wait.until_ms or now_ms)} UTC; {when}"
+        case Why.PACE:
+            said = f"its pace; {when}"
+        case Why.CANARY:
+            said = f"its canary is out ({wait.count:,} of {wait.most:,}); "
+            by = f"`{_let_go_by(wait)}`"
+            said += f"{when}, or {by} lets it go on at once" if when else f"waits for {by}"
+        case Why.HOUR | Why.DAY:
+            span = "in an hour" if wait.why is Why.HOUR else "in a day"
+            said = f"its guard is reached: {wait.count:,} of {wait.most:,} recipients {span}; "
+            said += f"{when or 'goes on as that allows'}, or `{_let_go_by(wait)}` lets N more go at once"
+    return Text(f"campaign {wait.campaign}: {said}", "yellow")
+
+
+def _let_go_by(wait: Wait) -> str | None:
+    match wait.why:
+        case Why.CANARY:
+            return f"volley resume {wait.campaign}"
+        case Why.HOUR | Why.DAY:
+            return f"volley resume {wait.campaign} --beyond-guard N"
+        case _:
+            return None
 
 
 def _freed_by(thing: ParkedThing) -> str:

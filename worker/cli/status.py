@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -14,6 +15,7 @@ from worker.cli.account import check_account
 from worker.cli.app import DATA_FOLDER, DataOption, JsonOption, app, console, print_json, settings_with_redis
 from worker.cli.show import snapshot_json, snapshot_view
 from worker.store import Store, open_store
+from worker.store.status import Snapshot
 
 
 @app.command()
@@ -35,6 +37,8 @@ def status(
         check_account(settings, name)
     stores = [open_store(settings, name) for name in names]
     try:
+        for store in stores:
+            store.schema.verify()
         _show(settings, stores, json=json, watch=watch, every=every)
     finally:
         for store in stores:
@@ -59,11 +63,16 @@ def _show(settings: Settings, stores: list[Store], *, json: bool, watch: bool, e
 
 def _print(settings: Settings, stores: list[Store]) -> None:
     for store in stores:
-        print_json(snapshot_json(store.account, store.status(), _limit(settings, store)))
+        print_json(snapshot_json(store.account, _status(settings, store), _limit(settings, store)))
 
 
 def _view(settings: Settings, stores: list[Store]) -> RenderableType:
-    return Group(*(snapshot_view(store.account, store.status(), _limit(settings, store)) for store in stores))
+    return Group(*(snapshot_view(s.account, _status(settings, s), _limit(settings, s)) for s in stores))
+
+
+def _status(settings: Settings, store: Store) -> Snapshot:
+    """The account at a glance, with what this machine's settings say of test mode."""
+    return replace(store.status(), testing=settings.in_test_mode(store.account))
 
 
 def _limit(settings: Settings, store: Store) -> int | None:

@@ -36,6 +36,11 @@ class Item:
     place: str
     raw: bytes = field(repr=False)
 
+    @property
+    def number(self) -> int:
+        """Of its line, or its place in the array: from 1 on, rising."""
+        return int(self.place.rpartition(" ")[2])
+
 
 @dataclass(frozen=True, slots=True)
 class Sizes:

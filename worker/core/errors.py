@@ -1,7 +1,8 @@
 """Our exceptions. What the API may answer is a value (``core/answers.py``), never one of these.
 
     VolleyError              anything that Volley itself raises on purpose
-    └── InvalidTrigger       a trigger breaks the contract of the intake stream
+    ├── InvalidTrigger       a trigger breaks the contract of the intake stream
+    └── UnreadableSource     the recipients of a recurring send cannot be read
 
 Their texts are shown to operators and kept with dead letters, so they never hold a value that a producer
 sent.
@@ -27,3 +28,9 @@ class InvalidTrigger(VolleyError):  # noqa: N818  (a trigger's state in the proj
 
     def __str__(self) -> str:
         return f"{self.where}: {self.why}"
+
+
+class UnreadableSource(VolleyError):  # noqa: N818  (as InvalidTrigger)
+    """Why a recurring send's source cannot be read, as one phrase: no address, no secret, nothing of what it
+    holds.
+    """

@@ -4,9 +4,11 @@ The life of a delivery (one recipient x one campaign of one trigger):
 
     scheduled -> pending -> in_flight -> accepted | rejected | unknown | retrying
     retrying -> pending when due, or -> failed at the last attempt or the greatest age
-    scheduled, pending, retrying -> expired | cancelled
+    scheduled, pending, retrying, held -> expired | cancelled
+    pending -> held when its trigger is paused, and back to pending when that is resumed
+    pending -> suppressed when test mode does not let its recipient through
     a second delivery with a live dedupe key is born as duplicate
-    retry (the admin command): failed, rejected, unknown, expired, cancelled -> pending
+    retry (the admin command): failed, rejected, unknown, expired, cancelled, suppressed -> pending
 
 All times are epoch milliseconds of the Redis server's clock (``*_ms``), all durations carry their unit.
 """
@@ -24,12 +26,14 @@ class Status(StrEnum):
     PENDING = "pending"  #: due; waits for a permit
     IN_FLIGHT = "in_flight"  #: member of a batch that is claimed or on the wire
     RETRYING = "retrying"  #: an attempt failed; waits for its next due time
+    HELD = "held"  #: due, but an operator holds its trigger back
     ACCEPTED = "accepted"  #: CleverTap queued it (not: a phone showed it)
     REJECTED = "rejected"  #: CleverTap refused it, and would refuse it again
     FAILED = "failed"  #: given up at the last attempt or the greatest age
     UNKNOWN = "unknown"  #: may have been sent; nobody knows; an operator decides
     EXPIRED = "expired"  #: its ``expires_at`` came first; never sent
     CANCELLED = "cancelled"  #: an operator took it back before it was sent
+    SUPPRESSED = "suppressed"  #: not sent: test mode, and its recipient is not on the allow-list
     DUPLICATE = "duplicate"  #: an earlier delivery holds the same dedupe key
 
 
@@ -39,21 +43,29 @@ STATUS_CODES: dict[Status, str] = {
     Status.PENDING: "p",
     Status.IN_FLIGHT: "i",
     Status.RETRYING: "r",
+    Status.HELD: "h",
     Status.ACCEPTED: "a",
     Status.REJECTED: "x",
     Status.FAILED: "f",
     Status.UNKNOWN: "u",
     Status.EXPIRED: "e",
     Status.CANCELLED: "c",
+    Status.SUPPRESSED: "t",
     Status.DUPLICATE: "d",
 }
 
 #: States from which a delivery still moves by itself.
-LIVE = frozenset({Status.SCHEDULED, Status.PENDING, Status.IN_FLIGHT, Status.RETRYING})
+LIVE = frozenset({Status.SCHEDULED, Status.PENDING, Status.IN_FLIGHT, Status.RETRYING, Status.HELD})
+#: States in which a delivery waits and is not on the wire: it may expire or be cancelled.
+WAITING = LIVE - {Status.IN_FLIGHT}
 #: States that the admin command ``retry`` takes back to pending.
-RETRYABLE = frozenset({Status.FAILED, Status.REJECTED, Status.UNKNOWN, Status.EXPIRED, Status.CANCELLED})
+RETRYABLE = frozenset(
+    {Status.FAILED, Status.REJECTED, Status.UNKNOWN, Status.EXPIRED, Status.CANCELLED, Status.SUPPRESSED}
+)
 #: Ends without having been sent: the dedupe key is freed. (Accepted and unknown keep theirs.)
-FREES_KEY = frozenset({Status.REJECTED, Status.FAILED, Status.EXPIRED, Status.CANCELLED})
+FREES_KEY = frozenset(
+    {Status.REJECTED, Status.FAILED, Status.EXPIRED, Status.CANCELLED, Status.SUPPRESSED}
+)
 
 
 class Reason(IntEnum):
@@ -86,6 +98,8 @@ class Reason(IntEnum):
     POISON = 21, "the worker itself failed on it several times"
     SPLITTING = 22, "its batch was refused and is being split to find the bad part"
     TOO_LARGE = 23, "the request would exceed the API's size bound"
+    JOINED = 24, "waits together with other deliveries of the same content to the same person"
+    SUPPRESSED = 25, "test mode: not on the allow-list"
 
     sentence: str
 

@@ -3,17 +3,20 @@
 A call carries one content, so it serves one group (account, priority, content). The rows of a
 group wait in lanes, by the set of campaigns that their recipient still wants: a call for the
 campaigns C can take a row of every lane that wants all of C. Lanes hold counts here, not people,
-so planning costs the same for ten rows and for ten million.
+so planning costs the same for ten rows and for ten million. packing.py says which calls are the fewest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import combinations
+
+from worker.core.packing import Campaigns, cut, pack
 
 #: A group that has waited longer than this goes before fuller ones, milliseconds.
 PATIENCE_MS = 2_000
+#: Lanes of a group that are packed together, at most.
+NEIGHBOURS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,7 @@ class View:
     probe: str = ""
     drop: bool = False  #: the campaigns are parked and their deliveries are to end without a call
     bad: int = 0  #: changes whenever the recipients known as bad do
+    room: int | None = None  #: recipients that the rules let into the next call; None: any number
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,7 @@ def plan(view: View, limits: Limits) -> Plan | None:
     """The next call, or None when the view holds nothing that may be sent.
 
     The oldest group goes first when it has waited longer than ``PATIENCE_MS``, else the one that fills a call
-    best. Within it: the campaigns and lanes that cover the most deliveries with one call.
+    best. Within it: one of the calls that all its rows are packed into.
     """
     best: tuple[int, Plan] | None = None
     for group in view.groups:
@@ -112,60 +116,52 @@ def _waited(group: Group, view: View) -> int:
     return max((view.now_ms - lane.since_ms for lane in group.lanes if lane.rows), default=0)
 
 
+def _width(campaigns: Campaigns) -> tuple[int, Campaigns]:
+    return len(campaigns), campaigns
+
+
+def _nearest(own: Campaigns, lanes: Iterable[Campaigns]) -> list[Campaigns]:
+    """A lane, and those that have the most campaigns in common with it."""
+    return sorted(lanes, key=lambda lane: (lane != own, -len(set(lane) & set(own)), lane))[:NEIGHBOURS]
+
+
 def _best_call(group: Group, view: View, limits: Limits) -> tuple[int, Plan] | None:
-    """The call of one group that covers the most deliveries, and how many those are."""
-    lanes = [lane for lane in group.lanes if lane.rows > 0]
-    best: tuple[tuple[int, int], tuple[int, ...], list[Lane]] | None = None
-    for campaigns in _candidates(lanes, view.blocked, limits.campaigns):
-        wanted = frozenset(campaigns)
-        if not wanted <= frozenset(view.flow):
-            continue  # the turn is this flow's: a call that leaves its rows out would be charged to it
-        # The narrowest lanes first: what is left of a row then is as little as can be.
-        usable = sorted((lane for lane in lanes if wanted <= frozenset(lane.campaigns)), key=_width)
-        covered = min(sum(lane.rows for lane in usable), limits.recipients) * len(campaigns)
-        worth = _calls_saved(usable, len(campaigns), limits), covered
-        if best is None or worth > best[0]:
-            best = worth, campaigns, usable
-    if best is None:
+    """The call of one group for the flow whose turn it is that covers
+    the most deliveries, and how many those are.
+
+    It is one of those that all rows of the group are packed into, so none is cut in two for the sake of a
+    fuller call, unless that saves a call.
+    """
+    waiting: dict[Campaigns, list[Lane]] = {}  # lanes by what may be sent of them
+    for lane in group.lanes:
+        if lane.rows > 0 and (sendable := tuple(c for c in lane.campaigns if c not in view.blocked)):
+            waiting.setdefault(sendable, []).append(lane)
+    own = tuple(c for c in view.flow if c not in view.blocked)
+    if own not in waiting:
         return None
-    (_, covered), campaigns, usable = best
-    takes, room = [], limits.recipients
-    for lane in usable:
-        rows = min(room, lane.rows)
-        if rows:
-            takes.append(Take(lane.campaigns, rows))
-            room -= rows
+    rows = {lane: sum(each.rows for each in lanes) for lane, lanes in waiting.items()}
+    most = limits.recipients
+    if len(waiting) == 1 or rows[own] >= 2 * most:
+        # On its own, or so much of it that whole calls are left when this one has gone.
+        campaigns = cut(own, limits.campaigns)[0]
+        served = {own: rows[own]}
+    else:
+        # Whole calls cost what they cost: what is packed is small, and the same again after each of them.
+        few = [(lane, min(rows[lane], most + rows[lane] % most)) for lane in _nearest(own, rows)]
+        packed = pack(tuple(sorted(few)), most, limits.campaigns)
+        campaigns, served = max(
+            (item for item in packed.items() if own in item[1]),
+            key=lambda item: (min(most, sum(item[1].values())) * len(item[0]), len(item[0]), item[0]),
+        )
+    takes, room = [], most
+    # The flow's own rows first; then the narrowest, of which as little is left as can be.
+    for sendable in sorted(served, key=lambda lane: (lane != own, _width(lane))):
+        left = served[sendable]
+        for each in sorted(waiting[sendable], key=lambda lane: _width(lane.campaigns)):
+            taken = min(room, left, each.rows)
+            if taken:
+                takes.append(Take(each.campaigns, taken))
+                room -= taken
+                left -= taken
+    covered = (most - room) * len(campaigns)
     return covered, Plan(view.priority, view.flow, group.gid, campaigns, tuple(takes))
-
-
-def _calls_saved(usable: Sequence[Lane], width: int, limits: Limits) -> int:
-    """How many calls fewer the lanes need behind a call for ``width`` campaigns, if each lane has its own.
-
-    So a call that cuts the campaigns of many rows in two is worth less than one that finishes some.
-    """
-    saved, room = 0, limits.recipients
-    for lane in usable:
-        rows = min(room, lane.rows)
-        room -= rows
-        wide, rest = len(lane.campaigns), len(lane.campaigns) - width
-        saved += _calls(lane.rows, wide, limits)
-        saved -= _calls(lane.rows - rows, wide, limits) + _calls(rows, rest, limits)
-    return saved
-
-
-def _calls(rows: int, campaigns: int, limits: Limits) -> int:
-    return -(-rows // limits.recipients) * -(-campaigns // limits.campaigns)
-
-
-def _width(lane: Lane) -> int:
-    return len(lane.campaigns)
-
-
-def _candidates(lanes: Sequence[Lane], blocked: frozenset[int], most: int) -> list[tuple[int, ...]]:
-    """Campaign sets worth a try: each lane's own (cut to the limit),
-    what lanes share, and each campaign alone.
-    """
-    sets = {tuple(c for c in lane.campaigns if c not in blocked) for lane in lanes}
-    shared = {tuple(sorted(set(a) & set(b))) for a, b in combinations(sorted(sets), 2)}
-    single = {(c,) for s in sets for c in s}
-    return sorted({s[:most] for s in sets | shared | single if s}, key=lambda s: (-len(s), s))

@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from config.settings import Account, Settings
-from worker.clevertap.client import Client
 from worker.core.model import RETRYABLE, Status
 from worker.engine.accepting import Accepting
 from worker.engine.delivering import Delivering
-from worker.engine.parts import Parts, Stopping
+from worker.engine.parts import Parts, Poster, Stopping
+from worker.engine.recurring import Recurring
 from worker.engine.settling import Settling
 from worker.engine.sweeping import Sweeping
 from worker.store import Store
@@ -37,7 +37,7 @@ class Engine:
         settings: Settings,
         account: Account,
         store: Store,
-        client: Client,
+        client: Poster,
         *,
         hint: Callable[[], bool | None] = lambda: None,
         uniform: Callable[[], float] = random.random,
@@ -52,10 +52,11 @@ class Engine:
         self._accepting = Accepting(parts)
         self._delivering = Delivering(parts, settling)
         self._sweeping = Sweeping(parts, settling)
+        self.recurring = Recurring(parts, [send for send in settings.sends if send.account == account.name])
 
     def enqueue(self, triggers: Sequence[bytes], *, nonce: str) -> list[str]:
         """Appends triggers (JSON) to the intake; their entry ids. Again
-        with the same nonce: no second effect.
+        with the same nonce: no second effect. Raises FullError where a bound is reached.
         """
         return self.store.intake.append(triggers, nonce)
 

@@ -30,6 +30,8 @@ RENEW_SECONDS = 0.5
 SEATS = 1
 #: A read of the intake waits at most this long, seconds.
 BLOCK_SECONDS = 1.0
+#: Between two looks whether the backlog still is as large as it may be, seconds.
+FULL_PAUSE_SECONDS = 0.25
 #: Entries that a consumer read and has not renewed for so long are taken over, seconds.
 UNFINISHED_SECONDS = 5.0
 #: Workers that may die of a trigger, one after the other, before it is set apart.
@@ -48,6 +50,8 @@ class Accepting:
     def wait_and_accept(self, seconds: float, stopping: Stopping) -> bool:
         """Waits for ``seconds`` and accepts what comes; it reads at least once, however slow
         the machine is. False: enough others wait there already.
+
+        While the backlog's bound is reached nothing is read: what comes waits in the stream.
         """
         seat = _Seat(self._parts, stopping)
         if not seat.take():
@@ -57,7 +61,11 @@ class Accepting:
             count = _count(self._store.intake.entry_bytes())
             self._take_over(seat)
             while seat.keep(()):
-                entries = self._store.intake.read(seat.consumer, count, min(BLOCK_SECONDS, seconds))
+                if self._store.intake.backlog_reached():
+                    entries = []
+                    self._parts.sleep(min(FULL_PAUSE_SECONDS, seconds))
+                else:
+                    entries = self._store.intake.read(seat.consumer, count, min(BLOCK_SECONDS, seconds))
                 self._accept(entries, seat)
                 if entries:
                     count = min(count * 8, _count(sum(len(e.trigger or b"") for e in entries) / len(entries)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from secrets import token_hex
 
 from config.settings import Endpoint
@@ -17,7 +18,7 @@ from worker.core.planning import Limits, View, plan
 from worker.engine.parts import Parts, Stopping
 from worker.engine.settling import Settling
 from worker.store import AWAY
-from worker.store.batches import Batch, KeptOut, Member, PermitLostError
+from worker.store.batches import Batch, HeldBackError, KeptOut, Member, PermitLostError
 
 log = logging.getLogger("volley")
 
@@ -46,6 +47,9 @@ class Delivering:
         self._endpoint: wire.Endpoint = 2 if account.endpoint is Endpoint.MULTIPLE else 1
         self._limits = Limits(1000, 5) if self._endpoint == 2 else Limits(account.single_recipients, 1)
         self._bad: tuple[int, dict[Recipient, int]] = (0, {})
+        self._tests = bool(parts.settings.in_test_mode(account.name))
+        if self._tests:
+            log.warning("account %s is in test mode: `volley status` tells which campaigns", account.name)
 
     def deliver(self, seconds: float, stopping: Stopping) -> None:
         """Takes a permit and sends what is due until nothing is, for
@@ -67,8 +71,16 @@ class Delivering:
         while not stopping() and parts.monotonic() < end:
             view = self._store.deliveries.view()
             if view is None:
-                if permits.release_if_idle(token):
+                rest = permits.rest(token)
+                if rest.kept:
+                    continue
+                if not rest.nap_ms:
                     return False
+                # Something may be sent in a moment. The permit is free meanwhile.
+                parts.sleep(rest.nap_ms / 1000)
+                if stopping() or not permits.acquire(token, parts.permits, parts.lease_ms):
+                    return False
+                called_for_help = False
                 continue
             if view.over:
                 break
@@ -87,12 +99,18 @@ class Delivering:
         """The batch to send next, and whether the view shows more work behind it."""
         if not view.flow:
             return self._store.deliveries.claim_part(view.priority, token), True
-        planned = plan(view, PROBE if view.probe else self._limits)
+        planned = plan(self._of_one_list(view), PROBE if view.probe else self._limits_in(view))
         if planned is None:
             return None, False
         charge = 1 / self._parts.weight(planned.flow)
-        batch = self._store.deliveries.claim(planned, token, view.probe, charge)
+        batch = self._store.deliveries.claim(planned, token, view.probe, charge, free=view.drop)
         return batch, not view.probe and planned.leaves_work(view)
+
+    def _limits_in(self, view: View) -> Limits:
+        """What the next call may carry, with what the rules let through now."""
+        if view.room is None or view.room >= self._limits.recipients:
+            return self._limits
+        return Limits(view.room, self._limits.campaigns)
 
     def _attempt(self, batch: Batch, view: View) -> bool:
         """One POST of a batch and its settlement. False: the permit or the batch was lost on the way."""
@@ -104,6 +122,11 @@ class Delivering:
         if batch.job and batch.job.calls >= batch.job.budget:
             text = f"not isolated within {batch.job.budget} calls"
             return settling.settle(batch, Reject(Reason.NOT_ISOLATED, 0, text), view.now_ms)
+        if self._lists_differ(batch.campaigns):
+            # Formed before test mode was set: its campaigns are called apart.
+            apart = Split(Reason.SPLITTING, By.CAMPAIGNS, 0, "")
+            settling.no_call(view)
+            return settling.settle(batch, apart, view.now_ms)
         members, kept_out = self._sift(batch, view)
         body = b""
         try:
@@ -123,7 +146,12 @@ class Delivering:
             return settling.settle(batch, _poisoned(batch), view.now_ms)
         parts = self._parts
         before = parts.monotonic()
-        if not self._store.deliveries.mark(batch, parts.lease_ms, kept_out):
+        try:
+            marked = self._store.deliveries.mark(batch, parts.lease_ms, kept_out)
+        except HeldBackError:
+            settling.no_call(view)
+            return True
+        if not marked:
             log.warning("batch %d was lost before it was sent", batch.number)
             return False
         if not members:
@@ -163,14 +191,19 @@ class Delivering:
                 pause = min(1.0, pause * 2)
 
     def _sift(self, batch: Batch, view: View) -> tuple[list[Member], list[KeptOut]]:
-        """The members to send, and the deliveries to keep out: expired ones, and recipients known as bad."""
+        """The members to send, and the deliveries to keep out: expired ones, recipients known as bad, and in
+        test mode whoever is not on the allow-list.
+        """
         bad = self._known_bad(view.bad)
+        allowed = self._parts.allowed(batch.campaigns[0])
         members: list[Member] = []
         kept_out: list[KeptOut] = []
         for member in batch.members:
             expires = member.row.expires_at_ms
             if expires is not None and expires <= view.now_ms:
                 kept_out += self._keep_out(batch, member, Status.EXPIRED, Reason.EXPIRED)
+            elif allowed is not None and _named(member.row.recipient) not in allowed:
+                kept_out += self._keep_out(batch, member, Status.SUPPRESSED, Reason.SUPPRESSED)
             elif bad.get(member.row.recipient, 0) > view.now_ms:
                 kept_out += self._keep_out(batch, member, Status.REJECTED, Reason.KNOWN_BAD_RECIPIENT)
             else:
@@ -178,15 +211,36 @@ class Delivering:
         return members, kept_out
 
     def _keep_out(self, batch: Batch, member: Member, status: Status, reason: Reason) -> Iterator[KeptOut]:
-        for delivery, told in zip(member.deliveries, member.told, strict=True):
-            ending = self._store.deliveries.key_of(delivery, told.campaign, member.row, batch.digest)
+        for delivery, told, row in zip(member.deliveries, member.told, member.rows, strict=True):
+            ending = self._store.deliveries.key_of(delivery, told.campaign, row, batch.digest)
             yield KeptOut(ending, status, reason)
+
+    def _of_one_list(self, view: View) -> View:
+        """The view without campaigns whose allow-list is another one than that of the first whose turn it is:
+        who may be sent to would not be the same for the whole call.
+        """
+        if not self._tests:
+            return view
+        allowed = self._parts.allowed
+        mine = next((allowed(campaign) for campaign in view.flow if campaign not in view.blocked), None)
+        seen = {campaign for group in view.groups for lane in group.lanes for campaign in lane.campaigns}
+        others = frozenset(campaign for campaign in seen if allowed(campaign) != mine)
+        return replace(view, blocked=view.blocked | others)
+
+    def _lists_differ(self, campaigns: tuple[int, ...]) -> bool:
+        first = self._parts.allowed(campaigns[0])
+        return self._tests and any(self._parts.allowed(campaign) != first for campaign in campaigns[1:])
 
     def _known_bad(self, version: int) -> dict[Recipient, int]:
         """Recipients that CleverTap called invalid, and until when; read again only when the list changed."""
         if version != self._bad[0]:
             self._bad = version, self._store.door.bad_recipients()
         return self._bad[1]
+
+
+def _named(recipient: Recipient) -> tuple[str, str]:
+    """As an allow-list names it."""
+    return recipient.kind.value, recipient.value
 
 
 def _poisoned(batch: Batch) -> Decision:

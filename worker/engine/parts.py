@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
+from config.allow_list import AllowList
 from config.settings import Account, Settings, Stopped
-from worker.clevertap.client import Client
+from worker.clevertap import wire
+from worker.clevertap.client import Door
+from worker.core.answers import Answer
 from worker.core.model import Priority
 from worker.core.retry import Policy, Unknown
 from worker.store import Store
 
 #: Asked between steps: should this process stop taking on work?
 Stopping: TypeAlias = Callable[[], bool]
+
+
+class Poster(Protocol):
+    """Makes calls: ``worker.clevertap.client.Client``, or what takes its place in a dry run."""
+
+    def post(self, door: Door, body: bytes, *, endpoint: wire.Endpoint, deadline_seconds: float) -> Answer:
+        """See ``Client.post``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +33,7 @@ class Parts:
     settings: Settings
     account: Account
     store: Store
-    client: Client
+    client: Poster
     hint: Callable[[], bool | None]  #: False: it could not be sent
     uniform: Callable[[], float]  #: in [0, 1)
     monotonic: Callable[[], float]  #: seconds
@@ -53,6 +63,10 @@ class Parts:
     def weight(self, campaigns: Iterable[int]) -> int:
         """Calls for one that a flow of weight 1 gets: that of the heaviest of these campaigns."""
         return max(self.settings.campaign(self.account.name, campaign).weight for campaign in campaigns)
+
+    def allowed(self, campaign: int) -> AllowList | None:
+        """The only recipients that are really sent to in test mode; None: it is not in test mode."""
+        return self.settings.campaign(self.account.name, campaign).test_recipients
 
     def drops_when_parked(self, campaign: int) -> bool:
         """Whether deliveries of this campaign end rejected while it is parked, instead of waiting."""

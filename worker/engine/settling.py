@@ -90,7 +90,7 @@ class Settling:
         freed: list[Ending] = []
         for member in batch.members:
             expires = member.row.expires_at_ms
-            for delivery, told in zip(member.deliveries, member.told, strict=True):
+            for delivery, told, own in zip(member.deliveries, member.told, member.rows, strict=True):
                 number = known.get((told, expires))
                 if number is None:
                     row = (
@@ -106,7 +106,7 @@ class Settling:
                 assignment.append(number)
                 if rows[number - 1].status in FREES_KEY:
                     freed.append(
-                        self._store.deliveries.key_of(delivery, told.campaign, member.row, batch.digest)
+                        self._store.deliveries.key_of(delivery, told.campaign, own, batch.digest)
                     )
         return rows, bytes(assignment), freed
 

@@ -6,15 +6,18 @@ import logging
 from secrets import token_hex
 
 from worker.core.decisions import Reject, Unsure
-from worker.core.model import Reason, Status
+from worker.core.model import WAITING, Reason, Status
+from worker.engine.cancelling import end_waiting
 from worker.engine.parts import Parts
 from worker.engine.settling import Settling
 from worker.store.batches import Batch
+from worker.store.permits import STAY_MS
+from worker.store.rules import Why
 
 log = logging.getLogger("volley")
 
-#: States that a delivery may expire from.
-WAITING = (Status.SCHEDULED, Status.PENDING, Status.RETRYING)
+#: Deliveries of one cancel that one sweep ends, about: the next one goes on.
+CANCELLED_AT_ONCE = 5_000
 #: Seconds after which the name of a consumer that reads no more is forgotten.
 CONSUMER_SECONDS = 3600
 
@@ -35,10 +38,15 @@ class Sweeping:
         while more:
             _, more = self._store.deliveries.promote()
         self._recover()
+        self._cancel()
         self._expire()
         self._store.deliveries.swept()
-        if self._store.permits.free(self._parts.permits) and self._store.deliveries.view():
-            self._parts.hint()
+        self._report()
+        if self._store.permits.free(self._parts.permits):
+            found = self._store.deliveries.look()
+            # A worker that is told of what waits for a moment stays for it.
+            if found is not None and (not isinstance(found, int) or found <= STAY_MS):
+                self._parts.hint()
 
     def _recover(self) -> None:
         """Batches whose lease has ended: only claimed, they are pending
@@ -56,6 +64,32 @@ class Sweeping:
                 log.error("batch %d has ended its workers, one after the other: set apart", found.number)
                 decision = Reject(Reason.POISON, 0, "workers died with it, one after the other")
             self._settling.settle(found, decision, self._store.deliveries.now_ms())
+
+    def _cancel(self) -> None:
+        """Cancels that are not complete: their command was interrupted, or something came back from the wire
+        or out of the intake since.
+        """
+        for cancel in self._store.control.cancels():
+            ended = 0
+            for count in end_waiting(self._store, cancel):
+                ended += count
+                if ended > CANCELLED_AT_ONCE:
+                    break
+
+    def _report(self) -> None:
+        """Tells once of each guard and canary that holds a campaign."""
+        for wait in self._store.ruled.fresh():
+            if wait.why is Why.CANARY:
+                rest = "waits for its time, or for" if wait.until_ms else "waits for"
+                text = "campaign %d: its canary of %d is out; the rest %s `volley resume %d`"
+                log.error(text, wait.campaign, wait.most, rest, wait.campaign)
+            else:
+                text = (
+                    "campaign %d has reached its guard: %d of %d recipients %s; it goes on as that allows, "
+                    "or with `volley resume %d --beyond-guard N` for N more at once"
+                )
+                span = "in an hour" if wait.why is Why.HOUR else "in a day"
+                log.error(text, wait.campaign, wait.count, wait.most, span, wait.campaign)
 
     def _expire(self) -> None:
         deliveries = self._store.deliveries
@@ -75,3 +109,6 @@ class Sweeping:
         while more:
             _, more = self._store.deliveries.retire()
         self._store.intake.forget_consumers(CONSUMER_SECONDS)
+        control = self._store.control
+        if not control.held() and not control.cancels() and control.let_strays_go(self._store.outcomes):
+            self._parts.hint()

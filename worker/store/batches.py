@@ -57,11 +57,19 @@ class Filed:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One recipient of a batch: its deliveries (one for each campaign of the batch) and its row."""
+    """One recipient of a batch: its deliveries (one for each campaign of the batch) and their rows.
+
+    Deliveries that were enqueued apart and joined have rows of their own: each its trigger and dedupe key.
+    """
 
     deliveries: tuple[int, ...]
     told: tuple[Told, ...]
-    row: Row
+    rows: tuple[Row, ...]
+
+    @property
+    def row(self) -> Row:
+        """The row of the first: group, recipient and expires_at are the same in all."""
+        return self.rows[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +163,10 @@ class Requeued:
     moved_on: int = 0
     key_held: int = 0
     content_gone: int = 0
+
+
+class HeldBackError(Exception):
+    """An operator has just paused or cancelled something in the batch: it was undone, nothing is sent."""
 
 
 class PermitLostError(Exception):

@@ -22,6 +22,8 @@ SEGMENT = 1024
 EPOCH_MS = 1_577_836_800_000
 
 _CELL = struct.Struct(">cBHBIBIBHIBI")
+#: That it waited together with others is over when it is sent.
+_TOLD_REASONS = {number: reason for number, reason in REASONS.items() if reason is not Reason.JOINED}
 _TOLD = struct.Struct(">BBHIBI")
 _STATUS = {code.encode(): status for status, code in STATUS_CODES.items()}
 _KINDS = {kind.value[0]: kind for kind in Kind}
@@ -88,7 +90,7 @@ def read_cell(data: bytes) -> Cell:
 def read_told(data: bytes) -> list[Told]:
     """What a claim or a recovery returns of its cells, 13 bytes each."""
     return [
-        Told(REASONS.get(reason, Reason.NONE), attempts, c2 << 32 | c4, (f1 << 32 | f4) + EPOCH_MS)
+        Told(_TOLD_REASONS.get(reason, Reason.NONE), attempts, c2 << 32 | c4, (f1 << 32 | f4) + EPOCH_MS)
         for reason, attempts, c2, c4, f1, f4 in _TOLD.iter_unpack(data)
     ]
 

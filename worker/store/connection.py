@@ -6,7 +6,13 @@ from typing import Any, TypeAlias
 
 from redis import Redis
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import ConnectionError, OutOfMemoryError, ReadOnlyError, TimeoutError  # noqa: A004  # redis-py's names
+from redis.exceptions import (
+    ConnectionError,  # noqa: A004  # redis-py's name
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    TimeoutError,  # noqa: A004  # as above
+)
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -16,8 +22,17 @@ from config.redis_url import RedisAddress, RedisSentinels, RedisServer
 #: so that each use would need a cast: the store declares the shapes of its own results instead.
 RedisClient: TypeAlias = Any
 
-#: What the store raises while the server is away, too slow, full or a replica; the call may succeed later.
-AWAY = (ConnectionError, TimeoutError, OutOfMemoryError, ReadOnlyError)
+
+class LayoutError(RedisError):
+    """An account's data has a layout that this code does not read: nothing of it may be touched.
+
+    Its text is one sentence for operators. See worker/store/schema.py.
+    """
+
+
+#: What the store raises while the server is away, too slow, full, a replica, or holds data that only another
+#: version may touch; the call may succeed later.
+AWAY = (ConnectionError, TimeoutError, OutOfMemoryError, ReadOnlyError, LayoutError)
 #: Seconds until a command without an answer is given up. Blocking reads must end well before.
 SOCKET_TIMEOUT_SECONDS = 5.0
 

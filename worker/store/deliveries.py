@@ -23,6 +23,7 @@ from worker.store.batches import (
     Ending,
     FateRow,
     Filed,
+    HeldBackError,
     Job,
     KeptOut,
     Member,
@@ -44,6 +45,8 @@ from worker.store.scripts import Scripts
 WINDOW = 16
 #: The name under which parts of refused batches stand among the flows.
 SPLIT = "split"
+#: What mark.lua says when an operator holds something of the batch back.
+_HELD_BACK = 2
 
 _PRIORITIES = {priority.value[0]: priority for priority in Priority}
 
@@ -113,10 +116,17 @@ class Deliveries:
 
     def view(self) -> View | None:
         """What is due now, or None when nothing may be sent."""
+        found = self.look()
+        return found if isinstance(found, View) else None
+
+    def look(self) -> View | int | None:
+        """As ``view``; or, when it waits for time alone, after how many milliseconds something may be sent."""
         answer = self._scripts.run("view", [self._root], WINDOW, *self._rules.arguments)
         if not answer:
             return None
         data = orjson.loads(answer)
+        if "wait_ms" in data:
+            return int(data["wait_ms"])
         groups = tuple(
             Group(g["gid"], tuple(Lane(_campaigns(c), rows, since) for c, rows, since in g["lanes"] or ()))
             for g in data.get("groups") or ()
@@ -133,12 +143,17 @@ class Deliveries:
             probe=data.get("probe", ""),
             drop=data.get("drop", False),
             bad=data["bad"],
+            room=data.get("room"),
         )
 
-    def claim(self, plan: Plan, token: str, probe: str = "", charge: float = 1.0) -> Batch | None:
-        """Takes a plan's rows as a batch; None when they were gone or somebody else probes (look again).
+    def claim(
+        self, plan: Plan, token: str, probe: str = "", charge: float = 1.0, *, free: bool = False
+    ) -> Batch | None:
+        """Takes a plan's rows as a batch, or fewer where the rules let fewer through by now; None when they were
+        gone, nothing may go any more, or somebody else probes (look again).
 
-        ``charge`` is what the call costs its flow's turn: 1 / weight.
+        ``charge`` is what the call costs its flow's turn: 1 / weight. ``free``: there will be no call, so the
+        rules have no say.
         Raises PermitLostError when the permit has lapsed.
         """
         takes = [value for take in plan.takes for value in (_csv(take.lane), take.rows)]
@@ -153,6 +168,7 @@ class Deliveries:
             charge,
             self._retention_ms,
             probe,
+            "" if free else self._rules.text(),
             *takes,
         )
         return self._claimed(answer, token)
@@ -163,7 +179,14 @@ class Deliveries:
         Raises PermitLostError when the permit has lapsed.
         """
         answer = self._scripts.run(
-            "claim_part", [self._root], token, priority, 1, self._retention_ms, self._rules.permits
+            "claim_part",
+            [self._root],
+            token,
+            priority,
+            1,
+            self._retention_ms,
+            self._rules.permits,
+            self._rules.text(),
         )
         batch = self._claimed(answer, token)
         return replace(batch, job=Job(*answer[7:10])) if batch else None
@@ -176,17 +199,20 @@ class Deliveries:
     def mark(self, batch: Batch, lease_ms: int, kept_out: Sequence[KeptOut] = ()) -> bool:
         """Marks a batch "on the wire"; what is ``kept_out`` of it ends
         here. False: the batch or permit is lost.
+
+        Raises HeldBackError when an operator's word came since it was claimed: all of it waits again.
         """
         ended = [
             value
             for each in kept_out
             for value in (each.ending.delivery, STATUS_CODES[each.status], int(each.reason), each.ending.key)
         ]
-        return bool(
-            self._scripts.run(
-                "mark", [self._root], batch.number, batch.token, lease_ms, self._retention_ms, *ended
-            )
+        marked = self._scripts.run(
+            "mark", [self._root], batch.number, batch.token, lease_ms, self._retention_ms, *ended
         )
+        if marked == _HELD_BACK:
+            raise HeldBackError
+        return bool(marked)
 
     def settle(
         self,
@@ -336,7 +362,11 @@ def _batch(answer: Sequence[Any], token: str) -> Batch:
     campaigns = _campaigns(names.decode())
     width = len(campaigns)
     members = tuple(
-        Member(numbers[i * width : (i + 1) * width], tuple(told[i * width : (i + 1) * width]), read_row(row))
+        Member(
+            numbers[i * width : (i + 1) * width],
+            tuple(told[i * width : (i + 1) * width]),
+            tuple(map(read_row, row)) if isinstance(row, list) else (read_row(row),) * width,
+        )
         for i, row in enumerate(rows)
     )
     return Batch(

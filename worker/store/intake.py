@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from redis.exceptions import ResponseError
 
 from worker.store import keys
+from worker.store.bounds import Bound, Bounds, FullError, Reached
 from worker.store.connection import RedisClient
 from worker.store.scripts import Scripts
 
@@ -15,6 +16,8 @@ from worker.store.scripts import Scripts
 CONSUMERS = "volley"
 #: The idle time of an entry that was given back: more than anybody waits for, ms.
 GIVEN_BACK_MS = 86_400_000
+#: Nothing is refused.
+NO_BOUNDS = Bounds()
 #: How long an append may be asked for again without a second effect, ms.
 NONCE_MS = 3_600_000
 
@@ -25,6 +28,30 @@ class Entry:
 
     id: str
     trigger: bytes | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """Triggers (JSON) that go into the intake together, once for their nonce.
+
+    With a fingerprint, the nonce is refused for an append that has another one.
+    """
+
+    triggers: Sequence[bytes] = field(repr=False)
+    nonce: str
+    fingerprint: str = ""  #: without blanks
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """It is in the intake: the ids of its entries."""
+
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NonceReused:
+    """Its nonce belongs to another append: nothing was done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +68,11 @@ class DeadLetter:
 class Intake:
     """What stands before acceptance. Errors: redis.exceptions.RedisError."""
 
-    def __init__(self, client: RedisClient, scripts: Scripts, account: str) -> None:
+    def __init__(
+        self, client: RedisClient, scripts: Scripts, account: str, bounds: Bounds = NO_BOUNDS
+    ) -> None:
         self._client = client
+        self._bounds = bounds
         self._scripts = scripts
         self._root = keys.root(account)
         self.stream = keys.intake(account)
@@ -50,10 +80,31 @@ class Intake:
 
     def append(self, triggers: Sequence[bytes], nonce: str) -> list[str]:
         """Appends triggers (JSON) and returns their entry ids; again with
-        the same nonce: the same ids, no effect.
+        the same nonce: the same ids, no effect. Raises FullError.
         """
-        ids = self._scripts.run("enqueue", [self._root, self.stream], nonce, NONCE_MS, *triggers)
-        return str(ids, "ascii").split(",") if ids else []
+        (result,) = self.append_all([Append(triggers, nonce)])
+        match result:
+            case Appended(ids):
+                return list(ids)
+            case Reached():
+                raise FullError(result)
+            case NonceReused():
+                raise ValueError("the nonce belongs to an append that has a fingerprint")
+
+    def append_all(self, appends: Sequence[Append]) -> list[Appended | Reached | NonceReused]:
+        """Makes several appends in one step; what became of each, one that a bound refused included."""
+        args: list[object] = []
+        for append in appends:
+            args += (append.nonce, append.fingerprint, len(append.triggers), *append.triggers)
+        results = self._scripts.run(
+            "enqueue", [self._root, self.stream], NONCE_MS, *self._bounds.arguments, *args
+        )
+        return [_result(result) for result in results]
+
+    def backlog_reached(self) -> bool:
+        """Whether so much is under way that the intake is to be left alone."""
+        most = self._bounds.backlog
+        return most > 0 and int(self._client.get(f"{self._root}live") or 0) >= most
 
     def open(self) -> None:
         """Makes stream and consumer group; entries that were appended before it are seen too."""
@@ -62,6 +113,14 @@ class Intake:
         except ResponseError as error:
             if "BUSYGROUP" not in str(error):
                 raise
+
+    def has_readers(self) -> bool:
+        """Whether stream and consumer group are there, as the first worker makes them."""
+        try:
+            groups = self._client.xinfo_groups(self.stream)
+        except ResponseError:  # no stream yet
+            return False
+        return any(group["name"] == CONSUMERS.encode() for group in groups)
 
     def read(self, consumer: str, count: int, block_seconds: float) -> list[Entry]:
         """New entries for this consumer, waiting up to ``block_seconds`` for the first one."""
@@ -154,6 +213,15 @@ class Intake:
     def discard(self, id_: str) -> bool:
         """Removes a dead letter for good; False when there is none of that id."""
         return bool(self._client.xdel(self.dead, id_))
+
+
+def _result(result: bytes | list[bytes]) -> Appended | Reached | NonceReused:
+    if isinstance(result, list):
+        bound, value, most = result
+        return Reached(Bound(bound.decode()), int(value), int(most))
+    if result == b"OTHER":
+        return NonceReused()
+    return Appended(tuple(result.decode().split(",")) if result else ())
 
 
 def _entry(id_: bytes, fields: dict[bytes, bytes] | None) -> Entry:

@@ -80,9 +80,7 @@ class Outcomes:
         """The outcomes of these deliveries that the filter admits; those that are gone are left out."""
         found = [(n, cell, row) for n, cell, row in self._read(deliveries) if only.admits(cell)]
         groups = sorted({row.group for _, _, row in found})
-        batches = sorted(
-            {cell.batch for _, cell, _ in found if cell.batch and cell.status is not Status.DUPLICATE}
-        )
+        batches = sorted({cell.batch for _, cell, _ in found if cell.batch and _in_batch(cell)})
         pipe = self._client.pipeline(transaction=False)
         for gid in groups:
             pipe.hget(f"{self._root}group:{gid}", "key")
@@ -199,6 +197,21 @@ def _said(said: dict[int, bytes | None], cell: Cell) -> bytes | None:
     return None if cell.status in {Status.DUPLICATE, Status.ACCEPTED} else said.get(cell.batch)
 
 
+def _in_batch(cell: Cell) -> bool:
+    """Whether a cell speaks of a batch: that of a duplicate and of one
+    that waits with others names a delivery.
+    """
+    if cell.status is Status.DUPLICATE:
+        return False
+    return cell.reason is not Reason.JOINED or cell.status is Status.IN_FLIGHT
+
+
+def _reason(cell: Cell) -> Reason:
+    """The reason, unless it is of no meaning for a reader: joined with none that is left, or sent by now."""
+    alone = cell.reason is Reason.JOINED and (cell.http == 1 or cell.status is Status.IN_FLIGHT)
+    return Reason.NONE if alone else cell.reason
+
+
 def _is_to(recipient: Recipient) -> Callable[[Row], bool]:
     return lambda row: row.recipient == recipient
 
@@ -234,19 +247,19 @@ def _may_hold(counts: dict[bytes, bytes], only: Filter) -> bool:
 
 
 def _outcome(n: int, cell: Cell, row: Row, name: bytes | None, said: bytes | None) -> Outcome:
-    duplicate = cell.status is Status.DUPLICATE
+    duplicate, in_batch = cell.status is Status.DUPLICATE, _in_batch(cell)
     return Outcome(
         delivery=n,
         status=cell.status,
-        reason=cell.reason,
+        reason=_reason(cell),
         campaign=cell.campaign,
         recipient=row.recipient,
         trigger=row.trigger,
         producer_id=row.producer_id,
         priority=_PRIORITIES[name[:1].decode()] if name else None,
         attempts=cell.attempts,
-        http=cell.http or None,
-        batch=None if duplicate or not cell.batch else cell.batch,
+        http=cell.http if in_batch and cell.http else None,
+        batch=cell.batch if in_batch and cell.batch else None,
         duplicate_of=cell.batch if duplicate else None,
         first_ms=cell.first_ms,
         updated_ms=cell.updated_ms,

@@ -14,13 +14,16 @@ from typing import Any
 from redis.commands.core import Script
 
 from worker.store.connection import RedisClient
+from worker.store.schema import Schema
 
 #: Scripts that take in more work: the server refuses them when its memory is full.
-GROWING = frozenset({"accept", "enqueue", "put_back", "requeue"})
+GROWING = frozenset({"accept", "enqueue", "firing_append", "firing_stage", "put_back", "requeue"})
 
 
 #: What stands in front of every script, in this order.
-SHARED = ("_cells", "_lanes", "_door")
+SHARED = ("_cells", "_rules", "_lanes", "_door", "_holds")
+#: What stands in front of some, behind those.
+ALSO = {"accept": ("_joining",)}
 
 
 @cache
@@ -28,18 +31,24 @@ def source(name: str) -> str:
     """The whole text of a script: header, shared functions, body."""
     folder = files("worker.store").joinpath("lua")
     header = "#!lua" if name in GROWING else "#!lua flags=allow-oom"
-    return "\n".join([header, *(folder.joinpath(f"{part}.lua").read_text() for part in (*SHARED, name))])
+    parts = (*SHARED, *ALSO.get(name, ()), name)
+    return "\n".join([header, *(folder.joinpath(f"{part}.lua").read_text() for part in parts)])
 
 
 class Scripts:
-    """The scripts of one client: ``scripts.run("claim", [root], token, ...)``, one round trip each."""
+    """The scripts of one account: ``scripts.run("claim", [root], token, ...)``, one round trip each."""
 
-    def __init__(self, client: RedisClient) -> None:
+    def __init__(self, client: RedisClient, schema: Schema) -> None:
         self._client = client
+        self._schema = schema
         self._scripts: dict[str, Script] = {}
 
     def run(self, name: str, keys: list[str], *args: Any) -> Any:
-        """Runs a script and returns its result, as the head of its file describes it."""
+        """Runs a script and returns its result, as the head of its file describes it.
+
+        Raises LayoutError where the account's data is another version's.
+        """
+        self._schema.check()
         script = self._scripts.get(name)
         if script is None:
             script = self._scripts[name] = self._client.register_script(source(name))

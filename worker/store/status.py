@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from worker.core.model import LIVE, Priority, Status
 from worker.store import keys
+from worker.store.bounds import Reached
 from worker.store.connection import RedisClient
+from worker.store.control import Cancel, Named, read_cancels, read_held
 from worker.store.door import ParkedThing, read_parked
 from worker.store.outcomes import read_counts
+from worker.store.rules import Wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +32,20 @@ class Snapshot:
     calls: dict[int, int]  #: calls that each campaign had a part in
     swept_ms: int | None  #: when a sweep last ran; old or None means that beat does not run
     now_ms: int
+    held: dict[Named, int] = field(default_factory=dict)  #: triggers that are held back, and since when
+    cancels: tuple[Cancel, ...] = ()  #: cancels that are not complete yet
+    #: Campaigns in test mode, and how many recipients each names; 0: all others.
+    testing: dict[int, int] = field(default_factory=dict)
+    full: tuple[Reached, ...] = ()  #: bounds that are reached: appends are refused
+    waits: tuple[Wait, ...] = ()  #: campaigns whose due work waits for a rule
 
     def total(self, status: Status) -> int:
         """Deliveries of this status over all campaigns."""
         return sum(count for (_, each), count in self.counts.items() if each is status)
+
+    def share(self, campaign: int) -> float:
+        """Its part of all calls, 0 to 1. A call for several campaigns is counted for each of them."""
+        return self.calls.get(campaign, 0) / max(1, sum(self.calls.values()))
 
     @property
     def live(self) -> int:
@@ -56,10 +69,12 @@ def read_status(client: RedisClient, account: str) -> Snapshot:
     pipe.hgetall(f"{root}parked")
     pipe.hmget(f"{root}door", "limit", "hold")
     pipe.hgetall(f"{root}calls")
+    pipe.hgetall(f"{root}held")
+    pipe.hgetall(f"{root}cancels")
     for priority in Priority:
         pipe.llen(f"{root}split:{priority.value[0]}")
     (seconds, micros), counts, intake, dead, permits, acceptors, due, paused, swept, *door = pipe.execute()
-    parked, (limit, hold), calls, *parts = door
+    parked, (limit, hold), calls, held, cancels, *parts = door
     now_ms = int(seconds) * 1000 + int(micros) // 1000
     return Snapshot(
         counts=read_counts(counts),
@@ -76,4 +91,6 @@ def read_status(client: RedisClient, account: str) -> Snapshot:
         calls={int(campaign): int(count) for campaign, count in calls.items()},
         swept_ms=int(swept) if swept else None,
         now_ms=now_ms,
+        held=read_held(held),
+        cancels=tuple(read_cancels(cancels)),
     )

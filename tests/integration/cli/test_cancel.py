@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from config.settings import load
+from worker.clevertap.sandbox import Sandbox
+from worker.core.answers import Answer, NotSent
 from worker.core.model import Status
 from worker.engine import Engine
-from worker.store import Store
+from worker.store import Store, open_store
+from worker.store.deliveries import Deliveries
 from worker.store.outcomes import Filter
 
 Work = Callable[[], None]
@@ -26,6 +32,12 @@ def accept(work: Work, store: Store, settings: Any) -> Callable[[], None]:
             engine.wait_and_accept(0.01, lambda: False)
 
     return all_of_it
+
+
+@pytest.fixture
+def sweep(store: Store, settings: Any) -> Callable[[], None]:
+    """What beat does every second."""
+    return Engine(settings, settings.account(), store, None).sweep  # type: ignore[arg-type]  # it makes no call
 
 
 def test_a_cancelled_campaign_is_not_sent_and_the_others_are(
@@ -89,3 +101,128 @@ def test_nothing_is_cancelled_without_a_word_on_what_or_in_a_dry_run(
     assert (ran.code, "1 deliveries would be cancelled" in ran.out) == (0, True)
     assert volley("cancel", "--all", stdin=b"n\n").code == 1
     assert store.outcomes.counts() == {(65, Status.PENDING): 1}
+
+
+def test_a_cancel_covers_what_is_still_at_the_intake_and_nothing_that_comes_later(
+    *, volley: Any, append: Any, work: Work, sweep: Callable[[], None], store: Store, sandbox: Sandbox
+) -> None:
+    append("a@example.com", campaigns=[65])
+    append("b@example.com", campaigns=[66])
+    ran = volley("cancel", "--campaign", "65", "--yes", "--json")
+    assert (ran.code, ran.objects) == (0, [{"cancelled": 0}])
+    assert "2 triggers are at the intake" in ran.err
+    assert volley("status", "--json").objects[0]["cancelling"][0]["value"] == "65"
+    assert "campaign 65, for" in volley("status").out
+    append("c@example.com", campaigns=[65])
+    work()
+    assert [sandbox.ledger.times_accepted("65", f"{who}@example.com") for who in "ac"] == [0, 1]
+    sweep()
+    assert store.outcomes.counts() == {
+        (65, Status.CANCELLED): 1,
+        (66, Status.ACCEPTED): 1,
+        (65, Status.ACCEPTED): 1,
+    }
+    assert volley("status", "--json").objects[0]["cancelling"] == []
+
+
+def test_a_trigger_or_an_id_that_was_paused_is_cancelled_whole(
+    *, volley: Any, append: Any, work: Work, sweep: Callable[[], None], store: Store, sandbox: Sandbox
+) -> None:
+    entry = append("a@example.com", id="sale")
+    append("b@example.com", id="sale")
+    assert volley("pause", "--trigger", entry, "--yes").code == 0
+    work()
+    assert volley("cancel", "--trigger", entry, "--yes", "--json").objects == [{"cancelled": 1}]
+    assert (store.control.held(), store.control.cancels()) == ({}, [])
+    append("c@example.com", id="sale")
+    assert volley("cancel", "--id", "sale", "--yes").code == 0
+    work()
+    sweep()
+    assert store.outcomes.counts() == {(65, Status.CANCELLED): 2, (65, Status.ACCEPTED): 1}
+    assert sandbox.ledger.totals().requests == 1
+
+
+def test_an_interrupted_cancel_sends_nothing_more_and_the_sweeps_finish_it(
+    *,
+    volley: Any,
+    append: Any,
+    work: Work,
+    accept: Callable[[], None],
+    sweep: Callable[[], None],
+    store: Store,
+    sandbox: Sandbox,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    append(*(f"u{i}@example.com" for i in range(1200)))
+    accept()
+    finish = Deliveries.finish
+    done: list[int] = []
+
+    def once(self: Deliveries, *arguments: Any) -> int:
+        if done:
+            raise KeyboardInterrupt
+        done.append(finish(self, *arguments))
+        return done[0]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Deliveries, "finish", once)
+        ran = volley("cancel", "--all", "--yes")
+    assert ran.code == 130
+    assert "500 were cancelled; the rest is not sent" in ran.err.replace("\n", " ")
+    work()
+    assert sandbox.ledger.totals().requests == 0
+    sweep()
+    assert store.outcomes.counts() == {(65, Status.CANCELLED): 1200}
+    assert store.control.cancels() == []
+
+
+def test_a_cancelled_retry_does_not_come_back_from_the_wire(
+    *,
+    volley: Any,
+    append: Any,
+    accept: Callable[[], None],
+    sweep: Callable[[], None],
+    store: Store,
+    settings: Any,
+) -> None:
+    """A call is on the wire while its campaign is cancelled, and fails then."""
+    append("a@example.com", "b@example.com")
+    accept()
+    ran: list[Any] = []
+
+    class Failing:
+        def post(self, *_: Any, **__: Any) -> Answer:
+            if not ran:
+                ran.append(volley("cancel", "--campaign", "65", "--yes"))
+            return NotSent("ConnectError: no connection was made", 0.0)
+
+    engine = Engine(
+        replace(settings, default_policy=replace(settings.default_policy, max_attempts=5)),
+        settings.account(),
+        store,
+        Failing(),
+    )
+    engine.deliver(5, lambda: False)
+    assert [each.code for each in ran] == [0]
+    assert "2 deliveries of account default are on the wire" in ran[0].err
+    sweep()
+    assert store.outcomes.counts() == {(65, Status.CANCELLED): 2}
+
+
+def test_every_account_is_stopped_before_the_long_part_begins(
+    volley: Any, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "volley.toml"
+    file.write_text('[accounts.shop]\naccount_id = "B"\npasscode = "p"\n')
+    monkeypatch.setenv("VOLLEY_CONFIG", str(file))
+    loaded = load({**environ, "VOLLEY_CONFIG": str(file)})
+    trigger = b'{"to":{"identity":["u"]},"campaign_id":"65","ExternalTrigger":{"Name":"A"}}'
+    stores = [open_store(loaded, name) for name in ("default", "shop")]
+    for each in stores:
+        each.intake.append([trigger], "n")
+    ran = volley("cancel", "--all", "--every-account", "--yes")
+    assert ran.code == 0
+    assert "2 triggers at the intake and 0 deliveries on the wire may hold more of it" in ran.err
+    assert [[c.what.words for c in each.control.cancels()] for each in stores] == [["everything"]] * 2
+    for each in stores:
+        each.close()

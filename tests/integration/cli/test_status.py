@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 
+from config.settings import load
+from worker.clevertap.client import Client
 from worker.clevertap.sandbox import Fault, FaultKind, Sandbox
-from worker.store import Store
+from worker.engine import Engine
+from worker.store import Store, open_store
 
 Work = Callable[[], None]
 
@@ -64,7 +67,11 @@ def test_the_table_sums_over_campaigns_and_marks_paused_ones(
     store.control.pause("66")
     lines = volley("status").out.splitlines()
     rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines if line.startswith("│")]
-    assert rows == [["65", "1", "1"], ["66  paused", "1", "1"], ["all", "2", "2"]]
+    assert rows == [
+        ["65", "1", "1", "1", "50%"],
+        ["66  paused", "1", "1", "1", "50%"],
+        ["all", "2", "2", "2", ""],
+    ]
 
 
 def test_all_configured_accounts_are_shown_unless_one_is_named(
@@ -108,3 +115,67 @@ def test_watching_goes_on_until_it_is_interrupted(
     assert watching.wait() != 0
     assert [json.loads(line)["account"] for line in watching.output.splitlines()[:3]] == ["default"] * 3
     assert "Traceback" not in watching.output
+
+
+def test_the_calls_of_each_campaign_and_its_share_of_all_are_told(
+    volley: Any, append: Any, work: Work
+) -> None:
+    for i in range(3):
+        append("a@example.com", content={"Name": f"{i}"})
+    append("a@example.com", campaigns=[66])
+    work()
+    (seen,) = volley("status", "--json").objects
+    assert seen["calls"] == {"65": {"calls": 3, "share": 0.75}, "66": {"calls": 1, "share": 0.25}}
+    assert "75%" in volley("status").out
+
+
+@pytest.fixture
+def rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "volley.toml"
+    file.write_text(
+        "[campaigns.65]\ncanary = 1\n[campaigns.66]\nmax_per_hour = 2\n[campaigns.67]\nquiet_hours = "
+        '"00:00-12:00, 12:00-24:00"\n[campaigns.68]\nrecipients_per_hour = 60\n[campaigns.69]\ncanary = 1\n'
+        "canary_wait = 900\n"
+    )
+    monkeypatch.setenv("VOLLEY_CONFIG", str(file))
+
+
+def test_what_waits_for_a_rule_is_told_with_the_way_to_let_it_go(
+    environ: Any, rules: None, volley: Any, append: Any, tmp_path: Path
+) -> None:
+    people = [f"{name}@example.com" for name in "abcd"]
+    for campaign in range(65, 70):
+        append(*people, campaigns=[campaign])
+    settings = load({**environ, "VOLLEY_CONFIG": str(tmp_path / "volley.toml")})
+    ruled = open_store(settings, "default")
+    with Client() as client:
+        engine = Engine(settings, settings.account(), ruled, client)
+        while ruled.status().intake:
+            engine.wait_and_accept(0.01, lambda: False)
+        engine.deliver(60, lambda: False)
+    ruled.close()
+    (seen,) = volley("status", "--json").objects
+    waits = {wait["campaign"]: wait for wait in seen["waits"]}
+    assert {campaign: (w["why"], w["count"], w["most"]) for campaign, w in waits.items()} == {
+        65: ("canary", 1, 1),
+        66: ("hour", 2, 2),
+        67: ("quiet", None, None),
+        68: ("pace", None, None),
+        69: ("canary", 1, 1),
+    }
+    assert [waits[c]["until"] is None for c in range(65, 70)] == [True, False, False, False, False]
+    assert all(waits[c]["until"] > seen["at"] for c in range(66, 70))
+    out = " ".join(volley("status").out.split())
+    assert "campaign 65: its canary is out (1 of 1); waits for `volley resume 65`" in out
+    assert "2 of 2 recipients in an hour" in out
+    assert "`volley resume 66 --beyond-guard N`" in out
+    assert "campaign 67: quiet hours until" in out
+    assert "campaign 68: its pace; goes on in" in out
+    assert "or `volley resume 69` lets it go on at once" in out
+    ran = volley("resume", "65", "66", "--beyond-guard", "1", "--yes")
+    assert "campaign 65: its canary is approved, 1 more may go beyond its guard" in ran.out
+    assert "campaign 66: 1 more may go beyond its guard" in ran.out
+    (seen,) = volley("status", "--json").objects
+    assert {wait["campaign"] for wait in seen["waits"]} == {67, 68, 69}
+    assert volley("resume", "--all", "--beyond-guard", "1", "--yes").code == 2
+    assert volley("resume", "69", "--json", "--yes").objects[0]["approved"] is True

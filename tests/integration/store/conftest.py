@@ -7,7 +7,8 @@ It runs after every test that uses `ground`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import orjson
@@ -17,7 +18,7 @@ from redis import Redis
 from worker.clevertap import wire
 from worker.core.model import FREES_KEY, LIVE, RETRYABLE, STATUS_CODES, Reason, Status, Trigger
 from worker.core.planning import Limits, plan
-from worker.store import Rules, Store
+from worker.store import Rules, Store, scripts
 from worker.store.batches import (
     Batch,
     Ending,
@@ -33,21 +34,34 @@ from worker.store.batches import (
 from worker.store.cells import CELL_BYTES, SEGMENT, Cell, read_cell, read_row
 from worker.store.intake import Entry
 from worker.store.outcomes import Outcome
+from worker.store.permits import no_rules
+from worker.store.rules import AccountRules, RuleText
 from worker.store.status import Snapshot
 
 DAY_MS = 86_400_000
 LONG_MS = 60_000
-WAITING = (Status.SCHEDULED, Status.PENDING, Status.RETRYING)
+WAITING = (Status.SCHEDULED, Status.PENDING, Status.RETRYING, Status.HELD)
 
 
 class Ground:
     """The account `default`: digest window 600 s, key window 3600 s, retention one day unless told."""
 
-    def __init__(self, client: Redis, *, retention_ms: int = DAY_MS, permits: int = 100) -> None:
+    def __init__(
+        self,
+        client: Redis,
+        *,
+        retention_ms: int = DAY_MS,
+        permits: int = 100,
+        text: Callable[[], str] = no_rules,
+    ) -> None:
         self.client: Any = client
         self.root = "volley:{default}:"
         self.store = Store(
-            client, "default", windows=Windows(3600, 600), retention_ms=retention_ms, rules=Rules(permits=100)
+            client,
+            "default",
+            windows=Windows(3600, 600),
+            retention_ms=retention_ms,
+            rules=Rules(permits=100, text=text),
         )
         self.deliveries, self.outcomes = self.store.deliveries, self.store.outcomes
         self.store.intake.open()
@@ -132,9 +146,9 @@ class Ground:
     def endings_of(self, batch: Batch) -> list[Ending]:
         """Every delivery of a batch with its key."""
         return [
-            self.deliveries.key_of(delivery, told.campaign, member.row, batch.digest)
+            self.deliveries.key_of(delivery, told.campaign, row, batch.digest)
             for member in batch.members
-            for delivery, told in zip(member.deliveries, member.told, strict=True)
+            for delivery, told, row in zip(member.deliveries, member.told, member.rows, strict=True)
         ]
 
     def kept_out(self, endings: Sequence[Ending]) -> list[KeptOut]:
@@ -325,6 +339,9 @@ def _audit_counters(client: Any, root: str, cells: dict[int, Cell]) -> None:
         total += counts
     del total["live"]
     assert _counted(client.hgetall(f"{root}counts")) == total, "counts of the account"
+    live = sum(cell.status in LIVE for cell in cells.values())
+    # Missing: nothing has changed since a version wrote this that did not count them.
+    assert int(client.get(f"{root}live") or live) == live, "live deliveries of the account"
     for key in client.keys(f"{root}group:*"):
         gid = int(key.decode().removeprefix(f"{root}group:"))
         live = live_of_group.pop(gid, 0)
@@ -340,7 +357,8 @@ def _counted(fields: dict[bytes, bytes]) -> dict[str, int]:
 
 
 def _audit_places(client: Any, root: str, cells: dict[int, Cell]) -> None:
-    waiting, sleeping = _lanes(client, root) | _parts(client, root), _sleepers(client, root)
+    waiting = _lanes(client, root, cells) | _parts(client, root)
+    sleeping = _sleepers(client, root, cells)
     in_batches: Counter[int] = Counter()
     for key in client.keys(f"{root}batch:*"):
         number = int(key.decode().removeprefix(f"{root}batch:"))
@@ -357,13 +375,22 @@ def _audit_places(client: Any, root: str, cells: dict[int, Cell]) -> None:
                 assert (cell.campaign, n) in waiting, f"pending {n} is in no lane and no part"
             case Status.SCHEDULED | Status.RETRYING:
                 assert (cell.campaign, n) in sleeping, f"{cell.status} {n} is in no due slot"
+            case Status.HELD:
+                assert not in_batches[n], f"held {n} is in a batch"
             case Status.IN_FLIGHT:
                 assert in_batches[n] == 1, f"in-flight {n} is in {in_batches[n]} batches"
             case _:
                 pass
 
 
-def _lanes(client: Any, root: str) -> set[tuple[int, int]]:
+def belongs(cell: Cell | None, row: Sequence[int]) -> bool:
+    """Whether a delivery belongs to a row that lists it: one that was joined, only to its last one."""
+    if cell is None or cell.reason is not Reason.JOINED or cell.status is Status.IN_FLIGHT:
+        return True
+    return cell.http == len(row) and cell.batch in row
+
+
+def _lanes(client: Any, root: str, cells: dict[int, Cell]) -> set[tuple[int, int]]:
     """(campaign, delivery) in lanes; each lane is in its flow exactly once, each flow among the ready."""
     listed: set[tuple[int, int]] = set()
     flows: Counter[tuple[str, str]] = Counter()
@@ -374,8 +401,18 @@ def _lanes(client: Any, root: str) -> set[tuple[int, int]]:
         assert client.lrange(f"{root}flow:{priority}:{campaigns}", 0, -1).count(gid.encode()) == 1
         flows[priority, campaigns] += 1
         names = [int(c) for c in campaigns.split(",")]
-        for row in client.lrange(key, 0, -1):
-            listed |= set(zip(names, row_numbers(row, len(names)), strict=True))
+        stale = 0
+        rows = client.lrange(key, 0, -1)
+        for row in rows:
+            numbers = row_numbers(row, len(names))
+            own = {(c, n) for c, n in zip(names, numbers, strict=True) if belongs(cells.get(n), numbers)}
+            # One that was tried or sent again does not remember that its row is another one.
+            stale += not all(cells[n].status is Status.PENDING and _is_pristine(cells[n]) for _, n in own)
+            stale += len(own) < len(numbers)
+            listed |= own
+        counted = int(client.hget(f"{root}group:{gid}", f"stale:{campaigns}") or 0)
+        assert 0 <= counted <= len(rows)
+        assert counted <= stale + _twice(rows), f"lane {campaigns} counts {counted} stale rows, of {stale}"
     for key in client.keys(f"{root}flow:*"):
         priority, campaigns = key.decode().removeprefix(f"{root}flow:").split(":")
         assert client.llen(key) == flows[priority, campaigns], "a flow lists groups without rows"
@@ -387,6 +424,15 @@ def _lanes(client: Any, root: str) -> set[tuple[int, int]]:
                 continue
             assert flows[priority, campaigns.decode()], f"{campaigns.decode()} is ready without rows"
     return listed
+
+
+def _is_pristine(cell: Cell) -> bool:
+    return cell.reason is Reason.JOINED or (cell.reason, cell.http, cell.batch) == (Reason.NONE, 0, 0)
+
+
+def _twice(rows: Sequence[bytes]) -> int:
+    """Rows that are listed again: of those that list the same, one is sent."""
+    return len(rows) - len(set(rows))
 
 
 def _parts(client: Any, root: str) -> set[tuple[int, int]]:
@@ -403,7 +449,7 @@ def _parts(client: Any, root: str) -> set[tuple[int, int]]:
     return listed
 
 
-def _sleepers(client: Any, root: str) -> set[tuple[int, int]]:
+def _sleepers(client: Any, root: str, cells: dict[int, Cell]) -> set[tuple[int, int]]:
     """(campaign, delivery) in due slots; each slot is listed."""
     listed: set[tuple[int, int]] = set()
     for key in client.keys(f"{root}due:*"):
@@ -413,8 +459,72 @@ def _sleepers(client: Any, root: str) -> set[tuple[int, int]]:
             _, campaigns, *rows = item.split(b" ")
             names = [int(c) for c in campaigns.split(b",")]
             for row in rows:
-                listed |= set(zip(names, row_numbers(row, len(names)), strict=True))
+                numbers = row_numbers(row, len(names))
+                listed |= {
+                    (c, n) for c, n in zip(names, numbers, strict=True) if belongs(cells.get(n), numbers)
+                }
     return listed
+
+
+class Clock:
+    """The server's clock as the scripts read it, moved by hand: a day passes at once."""
+
+    _READS = "local clock = redis.call('TIME')"
+
+    def __init__(self, client: Redis) -> None:
+        self._client: Any = client
+        seconds, _ = self._client.time()
+        self.set(int(seconds) * 1000)
+
+    def set(self, now_ms: int) -> None:
+        """It is now that moment."""
+        self.now_ms = now_ms
+        self._client.set("clock", now_ms)
+
+    def advance(self, ms: int) -> None:
+        """So much time passes."""
+        self.set(self.now_ms + ms)
+
+    @classmethod
+    def reading(cls, name: str) -> str:
+        """A script that reads this clock."""
+        text = _source(name)
+        assert text.count(cls._READS) == 1
+        ours = "local clock = { redis.call('GET', 'clock') / 1000, 0 }"
+        return text.replace(cls._READS, ours)
+
+
+_source = scripts.source
+
+
+@contextmanager
+def clock_by_hand(client: Redis) -> Iterator[Clock]:
+    """All scripts read a clock that is moved by hand."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scripts, "source", Clock.reading)
+        yield Clock(client)
+
+
+@pytest.fixture
+def clock(client: Redis) -> Iterator[Clock]:
+    """The server's clock, moved by hand."""
+    with clock_by_hand(client) as clock:
+        yield clock
+
+
+@pytest.fixture
+def ruled(client: Redis, clock: Clock) -> Iterator[Callable[..., Ground]]:
+    """Accounts with rules (see AccountRules) by a clock that is moved by hand; audited at the end."""
+    made: list[Ground] = []
+
+    def make(**rules: Any) -> Ground:
+        text = RuleText(AccountRules(**rules), now=lambda: clock.now_ms / 1000)
+        made.append(Ground(client, text=text))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.audit()
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def test_a_campaigns_policy_is_merged_with_the_defaults(file: Path) -> None:
         ("[account.shop]", "'account' in {file} is not a setting (did you mean accounts?)."),
         (
             "[[sends]]\nat = 1",
-            "[[sends]] in {file} is reserved for recurring sends, which are not taken yet.",
+            "'at' in [[sends]] number 1 of {file} is not a setting.",
         ),
         ("[accounts.Shop]", "'Shop' in {file} is not an account's name: 1 to 32 of a-z, 0-9, _ and -."),
         (

@@ -9,6 +9,7 @@
 -- reference is harmless, and a delivery can't be in two places.
 --
 --   head   status 1, reason 1, http 2, batch 5 (for a duplicate: the first delivery), updated 5
+--          (of one that waits and is JOINED: http is the length of its row, batch is one delivery in it)
 --   tail   attempts 1, campaign 6, first 5 (when it was accepted or its send_at; once tried, its first attempt)
 --
 -- Cells and rows are kept in segments of 1024: `seg:<k>:cells` (a string), `seg:<k>:rows` (a list of JSON
@@ -20,7 +21,9 @@ local CELL, HEAD, SEG, EPOCH = 26, 14, 1024, 1577836800000
 -- Reasons of a delivery whose message may be out (core/retry.py has the same list): it is never recorded as not
 -- sent, and its dedupe key is kept.
 local MAYBE_SENT = { [12] = true, [13] = true, [14] = true }
-local LIVE = { s = true, p = true, i = true, r = true }
+-- The reason of a delivery that waits in one row with later ones of the same content and person (_joining.lua).
+local JOINED = 24
+local LIVE = { s = true, p = true, i = true, r = true, h = true }
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -70,15 +73,18 @@ local function read_cells(ns)
   return cells
 end
 
--- The JSON rows of a batch: one for each recipient, that of the first of its `width` deliveries.
+-- The JSON rows of a batch, for each recipient: one when its `width` deliveries have the same, else a list of all.
 local function read_rows(ns, width)
-  local rows = {}
+  local texts, rows = {}, {}
   runs(ns, function(segment, offset, first, last)
     local some = redis.call('LRANGE', root .. 'seg:' .. segment .. ':rows', offset, offset + last - first)
-    for i = first, last do
-      if (i - 1) % width == 0 then rows[#rows + 1] = some[i - first + 1] end
-    end
+    for i = first, last do texts[i] = some[i - first + 1] end
   end)
+  for first = 1, #ns, width do
+    local same = true
+    for i = first + 1, first + width - 1 do same = same and texts[i] == texts[first] end
+    rows[#rows + 1] = same and texts[first] or { unpack(texts, first, first + width - 1) }
+  end
   return rows
 end
 

@@ -22,10 +22,32 @@ local function load_parks()
   return parks
 end
 
--- 'open', 'shut', 'probe' (one small call may try it) or 'drop' (ends rejected without a call).
-local function state_of(name, paused, parks)
+-- How many recipients each campaign that state_of() found open may have in the next call.
+local rooms = {}
+
+-- 'open', 'shut', 'probe' (one small call may try it) or 'drop' (ends rejected without a call). `rows()` is how many
+-- recipients want to go; without it (a part of a refused batch) quiet hours alone can shut a campaign. What is shut
+-- for a time only says so to later().
+local function state_of(name, paused, parks, rows)
   if paused[name] then return 'shut' end
-  local park = parks[name]
+  local park, rule = parks[name], nil
+  if rules and name ~= '*' then rule = rules.of(name) end
+  rooms[name] = nil
+  if rule then
+    local quiet = rules.measure(name, rule).quiet
+    if quiet then
+      later(quiet)
+      return 'shut'
+    end
+    if rows and not park then
+      local room, when = rules.campaign_room(name, rule, rows)
+      if room < 1 then
+        later(when)
+        return 'shut'
+      end
+      if room < FAR then rooms[name] = room end
+    end
+  end
   if not park then return 'open' end
   if park['until'] <= now and tonumber(redis.call('HGET', root .. 'probes', name) or '0') <= now then return 'probe' end
   return park.drop and 'drop' or 'shut'
@@ -37,10 +59,12 @@ local function may_split(most)
 end
 
 -- The work whose turn it is, or nil: { priority, flow, open, shut (lists of campaigns), probe (a name or nil),
--- drop (true when the open ones are to end without a call) }.
+-- drop (true when the open ones are to end without a call), room (most recipients of the call, nil: any number),
+-- linger (see linger_of(), or nil) }. With nil, `soonest` is when there may be some without anything else happening.
 --
 -- Priorities go strictly before each other, but for two rules. Aging: one that has waited for `aging` ms without a
--- call goes first once. Reserve: bulk leaves so many permits to the others.
+-- call goes first once. Reserve: bulk leaves so many permits to the others. A flow that waits for a rule of its
+-- campaigns is passed over; when the account's pace says no, nothing else takes what the first in turn waits for.
 local function next_work(most, reserve, aging)
   local paused = load_paused()
   if tonumber(redis.call('HGET', root .. 'door', 'hold') or '0') > now then return nil end
@@ -61,26 +85,42 @@ local function next_work(most, reserve, aging)
     for _, flow in ipairs(flows) do
       if flow == 'split' then
         if account == 'open' and may_split(most) then
+          local room, when = FAR, nil
+          if rules then room, when = rules.account_room() end
+          if room < 1 then
+            soonest = when
+            return nil
+          end
           return { priority = priority, flow = flow }
         elseif account == 'probe' then
           parts = parts or { priority = priority, flow = flow }
         end
       else
         local by = { open = {}, shut = {}, probe = {}, drop = {} }
-        for _, name in ipairs(words(flow)) do table.insert(by[state_of(name, paused, parks)], name) end
+        local rows = rules and function() return rules.fullest(priority, flow) end
+        for _, name in ipairs(words(flow)) do table.insert(by[state_of(name, paused, parks, rows)], name) end
         local found = { priority = priority, flow = flow, shut = by.shut }
         local function shut(list, from)
           for i = from, #list do table.insert(found.shut, list[i]) end
         end
-        if #by.open > 0 then
-          shut(by.probe, 1)
+        if rules and #by.open > 0 and account == 'open' then
+          found.linger = rules.linger_of(priority, flow, by.open)
+        end
+        if found.linger and found.linger.first > now then
+          later(found.linger.first)
+        elseif #by.open > 0 or #by.probe > 0 and account == 'open' then
+          local probing = #by.open == 0 or account == 'probe'
+          local room, at = FAR, nil
+          if rules then room, at = rules.account_room(not probing and rows or nil) end
+          if room < 1 then
+            soonest = at
+            return nil
+          end
+          for _, name in ipairs(by.open) do room = math.min(room, rooms[name] or FAR) end
+          if room < FAR then found.room = room end
+          shut(by.probe, #by.open > 0 and 1 or 2)
           shut(by.drop, 1)
-          found.probe = account == 'probe' and '*' or nil
-          return found
-        elseif #by.probe > 0 and account == 'open' then
-          shut(by.probe, 2)
-          shut(by.drop, 1)
-          found.probe = by.probe[1]
+          if probing then found.probe = #by.open > 0 and '*' or by.probe[1] end
           return found
         elseif #by.drop > 0 then
           shut(by.probe, 1)

@@ -26,6 +26,29 @@ local function row_numbers(row, width)
   return ns
 end
 
+-- Does a delivery that waits belong to this row? One that was joined (_joining.lua) is listed by the rows that it
+-- left too, and belongs only to the one that its cell describes.
+local function belongs(cell, ns)
+  if reason_of(cell) ~= JOINED then return true end
+  local length, with = struct.unpack('>I2I5', string.sub(cell, 3, 9))
+  if length ~= #ns then return false end
+  for _, n in ipairs(ns) do
+    if n == with then return true end
+  end
+  return false
+end
+
+-- The mark (reason, http and batch) of cells whose deliveries wait in the row ns, whatever row they came in.
+local function mark_of(ns)
+  return string.char(JOINED) .. struct.pack('>I2I5', #ns, math.max(unpack(ns)))
+end
+
+-- The cell of a delivery whose row has become the row ns: what was joined with it has gone.
+local function rejoined(cell, ns)
+  if reason_of(cell) ~= JOINED then return cell end
+  return string.sub(cell, 1, 1) .. mark_of(ns) .. string.sub(cell, 10)
+end
+
 local function words(csv)
   local list = {}
   for word in string.gmatch(csv, '[^,]+') do list[#list + 1] = word end
@@ -87,11 +110,27 @@ local function unfile_if_empty(gid, campaigns)
   if redis.call('EXISTS', root .. 'lane:' .. gid .. ':' .. campaigns) == 1 then return end
   local group = root .. 'group:' .. gid
   if redis.call('HDEL', group, 'lane:' .. campaigns) == 0 then return end
+  redis.call('HDEL', group, 'stale:' .. campaigns)
   local flow = redis.call('HGET', group, 'priority') .. ':' .. campaigns
   redis.call('LREM', root .. 'flow:' .. flow, 1, gid)
   if redis.call('EXISTS', root .. 'flow:' .. flow) == 0 then
     redis.call('ZREM', root .. 'ready:' .. string.sub(flow, 1, 1), campaigns)
   end
+end
+
+-- Has nobody touched a delivery that waits since it was accepted, but to join it with others?
+local function is_pristine(cell)
+  return reason_of(cell) == JOINED or string.sub(cell, 2, 9) == '\0\0\0\0\0\0\0\0'
+end
+
+-- So many rows more (or fewer) of the lane are stale: listed, and joined away. The planner does not count them.
+-- A row that was taken is taken off the count unless it surely was none of them: deliveries that were tried or sent
+-- again lose the memory of their row. So the planner may see some rows too many, and never loses any for long.
+local function count_stale(gid, campaigns, by)
+  local group, field = root .. 'group:' .. gid, 'stale:' .. campaigns
+  if by < 0 and redis.call('HEXISTS', group, field) == 0 then return end
+  local stale = math.min(redis.call('HINCRBY', group, field, by), redis.call('LLEN', root .. 'lane:' .. gid .. ':' .. campaigns))
+  if stale <= 0 then redis.call('HDEL', group, field) else redis.call('HSET', group, field, stale) end
 end
 
 -- A group that got a call and has more rows in the lane goes behind the others of its flow, and waits from now on:
@@ -114,8 +153,19 @@ local function clear_lanes(gid)
     if campaigns then
       redis.call('UNLINK', root .. 'lane:' .. gid .. ':' .. campaigns)
       unfile_if_empty(gid, campaigns)
+    elseif string.find(name, '^sleeps:') then
+      redis.call('HDEL', group, name)
     end
   end
+end
+
+-- The account's live deliveries, counted over its campaigns.
+local function count_live()
+  local live, counted = 0, redis.call('HGETALL', root .. 'counts')
+  for i = 1, #counted, 2 do
+    if LIVE[string.sub(counted[i], -1)] then live = live + tonumber(counted[i + 1]) end
+  end
+  return string.format('%.0f', live)
 end
 
 -- Writes the counters, and lets a group without live deliveries expire after `retention` milliseconds.
@@ -133,7 +183,9 @@ local function flush(retention)
       end
     end
   end
+  local change = 0
   for gid, by in pairs(lives) do
+    change = change + by
     if by ~= 0 then
       local group = root .. 'group:' .. gid
       local live = redis.call('HINCRBY', group, 'live', by)
@@ -147,6 +199,14 @@ local function flush(retention)
       end
     end
   end
+  if change ~= 0 then
+    if redis.call('EXISTS', root .. 'live') == 1 then
+      redis.call('INCRBY', root .. 'live', string.format('%.0f', change))
+    else -- the account is new, or its data is of a time before this counter
+      redis.call('SET', root .. 'live', count_live())
+    end
+  end
+  review_guards()
 end
 
 -- Makes the deliveries ns a batch that is claimed by a permit's holder; returns its number and the new cells.
@@ -178,4 +238,20 @@ local function drop_batch(batch)
   redis.call('DEL', root .. 'batch:' .. batch)
   redis.call('ZREM', root .. 'flight', batch)
   redis.call('ZREM', root .. 'splitting', batch)
+end
+
+-- Undoes a claim: the deliveries ns of a batch that was not sent wait again. The caller flushes.
+local function unclaim(batch, gid, campaigns, ns)
+  local old, new, rows, width = read_cells(ns), {}, {}, #words(campaigns)
+  local pending = string.sub(head('p', 0, 0, tonumber(batch)), 3)
+  for first = 1, #ns, width do
+    local row = { unpack(ns, first, first + width - 1) }
+    rows[#rows + 1] = row_of(row)
+    for i = first, first + width - 1 do
+      new[i] = rejoined('p' .. string.sub(old[i], 2, 2) .. pending .. string.sub(old[i], HEAD + 1), row)
+    end
+  end
+  write_cells(ns, gid, old, new)
+  file(gid, campaigns, rows)
+  drop_batch(batch)
 end

@@ -80,12 +80,14 @@ local function shape_of(text)
   return shape
 end
 
-local total = 0
+local total, mixed = 0, {} -- groups for which the chunk has several sets of campaigns
 local sections = tonumber(take())
 local start = at
 for _ = 1, sections do
   local shape, m = shape_of(ARGV[at + 1]), tonumber(ARGV[at + 3])
   total = total + m * #shape.names
+  mixed[shape.group] = mixed[shape.group] or shape.campaigns
+  if mixed[shape.group] ~= shape.campaigns then mixed[shape.group] = 'mixed' end
   at = at + 4 + 2 * m
 end
 at = start
@@ -93,7 +95,7 @@ at = start
 local n = redis.call('HINCRBY', root .. 'next', 'delivery', total) - total
 local first_n, filed, duplicates, passed = n, 0, 0, 0
 local cells, rows, ns = {}, {}, {}
-local index, lanes, order = {}, {}, {}
+local index, lanes, order, wishes = {}, {}, {}, {}
 local fresh = { p = head('p', 0, 0, 0), s = head('s', 0, 0, 0) }
 
 -- index entries are spread over 256 buckets a day: `ix:<day>:<bucket>` += hash 4, delivery 6.
@@ -102,6 +104,18 @@ local function remember(day, hash, number)
   local bucket = index[key]
   if not bucket then bucket = {}; index[key] = bucket end
   bucket[#bucket + 1] = string.sub(hash, 2, 5) .. struct.pack('>I6', number)
+end
+
+local function wait_in(gid, campaigns, due, row)
+  local key = gid .. ' ' .. campaigns .. ' ' .. (due or 0)
+  local lane = lanes[key]
+  if not lane then
+    lane = { gid = gid, campaigns = campaigns, due = due, rows = {} }
+    lanes[key] = lane
+    order[#order + 1] = lane
+  end
+  lane.rows[#lane.rows + 1] = row
+  return lane
 end
 
 for _ = 1, sections do
@@ -117,6 +131,8 @@ for _ = 1, sections do
     local first = struct.pack('>I5', math.max(now, shape.due) - EPOCH)
     local day = math.floor(math.max(now, shape.due) / 86400000)
     local width, section_first = #shape.names, n
+    local due = status == 's' and shape.due
+    if shape.scan == nil then shape.scan = others_wait(gid, shape.names, due) end
     remember(day, string.sub(hashes, 1, 5), n)
     if #hashes > 5 then remember(day, string.sub(hashes, 6, 10), n) end
     for _ = 1, m do
@@ -144,19 +160,19 @@ for _ = 1, sections do
         n = n + 1
       end
       if #members > 0 then
+        local kept = shape.names
         if #members < width then
-          local kept = {}
+          kept = {}
           for i, member in ipairs(members) do kept[i] = shape.names[member - (n - width) + 1] end
           names = table.concat(kept, ',')
         end
-        local lane_key = gid .. ' ' .. names .. ' ' .. (status == 's' and shape.due or 0)
-        local lane = lanes[lane_key]
-        if not lane then
-          lane = { gid = gid, campaigns = names, due = status == 's' and shape.due, rows = {} }
-          lanes[lane_key] = lane
-          order[#order + 1] = lane
+        local scan = shape.scan == 'all' or shape.scan == 'some' and #members < width
+        if scan or mixed[shape.group] == 'mixed' then
+          wishes[#wishes + 1] = { gid = gid, status = status, due = due, expires = shape.expires, first = first, day = day,
+            hash = string.sub(row, 1, 5), who = who_of(string.sub(row, 6)), scan = scan, ns = members, names = kept }
+        else
+          wait_in(gid, names, due, row_of(members))
         end
-        lane.rows[#lane.rows + 1] = row_of(members)
         filed = filed + #members
       end
     end
@@ -167,6 +183,29 @@ for _ = 1, sections do
     end
   end
 end
+
+local joined, left = join(wishes)
+local marks, sinces = {}, {}
+-- Since when the rows of a lane may have waited.
+local function since_of(gid, campaigns)
+  local key = gid .. ' ' .. campaigns
+  if sinces[key] == nil then
+    sinces[key] = tonumber(redis.call('HGET', root .. 'group:' .. gid, 'lane:' .. campaigns) or now)
+  end
+  return sinces[key]
+end
+for _, row in ipairs(joined) do
+  local lane = wait_in(row.gid, row.campaigns, row.due, row_of(row.ns))
+  if row.old and not row.due then lane.since = math.min(lane.since or now, since_of(row.gid, row.lane)) end
+  if row.mark then
+    for _, member in ipairs(row.ns) do
+      local fresh_one = member - first_n + 1
+      if fresh_one < 1 then marks[member] = row.mark
+      else cells[fresh_one] = string.sub(cells[fresh_one], 1, 1) .. row.mark .. string.sub(cells[fresh_one], 10) end
+    end
+  end
+end
+mark_cells(marks)
 
 -- Sections that were passed over left a gap at the end of the numbers: give it back.
 if n < first_n + total then redis.call('HINCRBY', root .. 'next', 'delivery', n - first_n - total) end
@@ -184,9 +223,24 @@ for name, bucket in pairs(index) do
     redis.call('ZADD', root .. 'days', day, day)
   end
 end
+for gid, lanes_left in pairs(left) do
+  for campaigns, rows_left in pairs(lanes_left) do count_stale(gid, campaigns, rows_left) end
+end
 for _, lane in ipairs(order) do
-  if lane.due then sleep_rows(lane.gid, lane.campaigns, lane.rows, lane.due)
-  else file(lane.gid, lane.campaigns, lane.rows) end
+  if lane.due then
+    sleep_rows(lane.gid, lane.campaigns, lane.rows, lane.due)
+    local group, field = root .. 'group:' .. lane.gid, 'sleeps:' .. lane.campaigns
+    if tonumber(redis.call('HGET', group, field) or '0') < lane.due then
+      redis.call('HSET', group, field, string.format('%.0f', lane.due))
+    end
+  else
+    file(lane.gid, lane.campaigns, lane.rows)
+    -- Whoever is joined goes on waiting, and does not begin anew.
+    local group, field = root .. 'group:' .. lane.gid, 'lane:' .. lane.campaigns
+    if lane.since and tonumber(redis.call('HGET', group, field)) > lane.since then
+      redis.call('HSET', group, field, string.format('%.0f', lane.since))
+    end
+  end
 end
 flush(retention)
 local tried = redis.call('EXISTS', root .. 'tried') == 1

@@ -1,17 +1,20 @@
 -- Claims a part of a batch that was refused and is being split.
 --
 -- KEYS  1 root          ARGV  1 permit token  2 priority letter  3 charge  4 retention (ms)  5 permits
+--                       6 rules
 -- Result as claim.lua, and behind it { job, calls of the job so far, its budget };
 --        'LOST' when the permit has lapsed, 'NONE' when there was none (look again)
 --
 -- `split:<priority>` lists the parts, deepest first: "job gid campaigns row row ...". Deliveries that ended
--- meanwhile are left out. A part whose campaigns may not be sent now goes back to its lane.
+-- meanwhile are left out. A part whose campaigns may not be sent now goes back to its lane. Of the rules, quiet
+-- hours and the pace of calls hold for it: its recipients have been counted with the batch.
 
 local token, priority, retention = ARGV[1], ARGV[2], tonumber(ARGV[4])
 local lease = tonumber(redis.call('ZSCORE', root .. 'permits', token) or '0')
 if lease <= now then return 'LOST' end
 
-if not may_split(tonumber(ARGV[5])) then return 'NONE' end
+use_rules(ARGV[6])
+if not may_split(tonumber(ARGV[5])) or rules and rules.account_room() < 1 then return 'NONE' end
 local key = root .. 'split:' .. priority
 local part = redis.call('LPOP', key)
 if redis.call('EXISTS', key) == 0 then redis.call('ZREM', root .. 'ready:' .. priority, 'split') end
@@ -28,6 +31,8 @@ local open = state_of('*', paused, parks) == 'open'
 for _, name in ipairs(names) do open = open and state_of(name, paused, parks) == 'open' end
 
 local cells, ns, old, left, at = read_cells(all), {}, {}, {}, 0
+local holds = load_holds()
+if holds then cells = hold_back(holds, gid, all, cells) end
 for _, row in ipairs(rows) do
   local waiting, waiting_names = {}, {}
   for j, n in ipairs(row) do
@@ -51,10 +56,14 @@ for _, row in ipairs(rows) do
   at = at + #row
 end
 for name, some in pairs(left) do file(gid, name, some) end
-if #ns == 0 then return 'NONE' end
+if #ns == 0 then
+  flush(retention)
+  return 'NONE'
+end
 
 local batch, new = make_batch(ns, old, gid, campaigns, token, lease, job)
 charge_turn(priority, 'split', tonumber(ARGV[3]))
+if rules then rules.charge(names) end
 flush(retention)
 local answer = tell(batch, gid, campaigns, ns, new)
 local calls = redis.call('HMGET', root .. 'job:' .. job, 'calls', 'budget')

@@ -4,18 +4,33 @@
 -- ARGV  1 batch  2 permit token  3 lease (ms), counted from now  4 retention (ms)
 --       5... { delivery, status letter, reason, dedupe digest or '' } quadruples that end here without being sent
 --       (expired, or kept out of a shared call)
--- Result 1, or 0 when the permit or the batch is no longer this holder's: then nothing may be sent
+-- Result 1, or 0 when the permit or the batch is no longer this holder's, or 2 when an operator has just paused,
+--        held or cancelled something in it and all of it waits again: then nothing may be sent
 --
 -- From here to its settlement the batch may have been sent. The permit is leased anew, so that it outlives
 -- the request's deadline whatever time the claim took.
 
 local batch, token, lease, retention = ARGV[1], ARGV[2], now + tonumber(ARGV[3]), tonumber(ARGV[4])
 local key = root .. 'batch:' .. batch
-local held = redis.call('HMGET', key, 'state', 'token', 'gid', 'rows', 'campaigns')
+local held = redis.call('HMGET', key, 'state', 'token', 'gid', 'rows', 'campaigns', 'charged')
+charged = tonumber(held[6])
 if held[2] ~= token then return 0 end
 -- Asked again because the first reply was lost: the holder has not sent anything yet.
 if held[1] == 'wire' then return 1 end
 if tonumber(redis.call('ZSCORE', root .. 'permits', token) or '0') <= now then return 0 end
+
+local paused, holds = load_paused(), load_holds()
+local stop = paused['*']
+for _, name in ipairs(words(held[5])) do stop = stop or paused[name] end
+if holds and not stop then
+  local all = numbers(held[4])
+  stop = next(held_among(holds, all, read_cells(all), 'i'))
+end
+if stop then
+  unclaim(batch, held[3], held[5], numbers(held[4]))
+  flush(retention)
+  return 2
+end
 
 if #ARGV > 4 then
   local ended, ns, heads, keys = {}, {}, {}, {}

@@ -3,7 +3,8 @@
 -- KEYS  1 root          ARGV  1 retention (ms)  2 rows at most
 -- Result { rows woken, 1 when more is due }
 --
--- A delivery that was cancelled or expired while it slept has another status by now, and is left alone.
+-- A delivery that was cancelled or expired while it slept has another status by now, and is left alone;
+-- so is one that was joined with others since, and sleeps with them.
 
 local retention, budget, woken = tonumber(ARGV[1]), tonumber(ARGV[2]), 0
 local updated = struct.pack('>I5', now - EPOCH)
@@ -23,13 +24,16 @@ for _, slot in ipairs(redis.call('ZRANGEBYSCORE', root .. 'due', '-inf', now, 'L
       local kept, kept_names = {}, {}
       for j, n in ipairs(ns) do
         local cell = old[at + j]
-        if string.find('sr', status_of(cell), 1, true) and cell ~= '' then
+        if string.find('sr', status_of(cell), 1, true) and cell ~= '' and belongs(cell, ns) then
           new[at + j] = 'p' .. string.sub(cell, 2, 9) .. updated .. string.sub(cell, HEAD + 1)
           kept[#kept + 1] = n
           kept_names[#kept_names + 1] = names[j]
         end
       end
       if #kept > 0 then
+        if #kept < #ns then
+          for j in ipairs(ns) do new[at + j] = new[at + j] and rejoined(new[at + j], kept) end
+        end
         local name = table.concat(kept_names, ',')
         lanes[name] = lanes[name] or {}
         table.insert(lanes[name], row_of(kept))

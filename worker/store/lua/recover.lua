@@ -14,8 +14,9 @@ local token, lease, retention = ARGV[1], now + tonumber(ARGV[2]), tonumber(ARGV[
 local batch = redis.call('ZRANGEBYSCORE', root .. 'flight', '-inf', now, 'LIMIT', 0, 1)[1]
 if not batch then return '' end
 local key = root .. 'batch:' .. batch
-local held = redis.call('HMGET', key, 'state', 'gid', 'rows', 'campaigns')
-local gid, ns, names = held[2], numbers(held[3]), words(held[4])
+local held = redis.call('HMGET', key, 'state', 'gid', 'rows', 'campaigns', 'charged')
+charged = tonumber(held[5])
+local gid, ns = held[2], numbers(held[3])
 local old = read_cells(ns)
 
 -- Batches that were claimed before the last such crash are left by the same mishap: it counts once.
@@ -29,14 +30,8 @@ if held[1] == 'claimed' then
 end
 
 if held[1] == 'claimed' and not poison then
-  local new, rows = {}, {}
-  local pending = string.sub(head('p', 0, 0, tonumber(batch)), 3)
-  for i, cell in ipairs(old) do new[i] = 'p' .. string.sub(cell, 2, 2) .. pending .. string.sub(cell, HEAD + 1) end
-  for first = 1, #ns, #names do rows[#rows + 1] = row_of({ unpack(ns, first, first + #names - 1) }) end
-  write_cells(ns, gid, old, new)
-  file(gid, held[4], rows)
+  unclaim(batch, gid, held[4], ns)
   flush(retention)
-  drop_batch(batch)
   return 'BACK'
 end
 

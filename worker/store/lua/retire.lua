@@ -26,5 +26,8 @@ for _, segment in ipairs(old) do
     forgotten = forgotten + 1
   end
 end
+-- Counted anew: an older version that works beside this one does not keep this counter.
+redis.call('SET', root .. 'live', count_live())
+if redis.call('EXISTS', root .. 'guards') == 1 then make_rules('').tidy() end
 redis.call('ZREMRANGEBYSCORE', root .. 'days', '-inf', (now - tonumber(ARGV[1])) / 86400000 - 3)
 return { forgotten, #old == tonumber(ARGV[2]) and 1 or 0 }

@@ -14,7 +14,7 @@
 
 local batch, token, http, text, retention = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 local key = root .. 'batch:' .. batch
-local held = redis.call('HMGET', key, 'state', 'token', 'gid', 'rows', 'campaigns', 'job')
+local held = redis.call('HMGET', key, 'state', 'token', 'gid', 'rows', 'campaigns', 'job', 'charged')
 if not held[1] or held[2] ~= token then return 0 end
 local gid, ns, campaigns, job = held[3], numbers(held[4]), words(held[5]), held[6] or ''
 local how = ARGV[7]
@@ -61,6 +61,7 @@ for _, lane in ipairs(order) do
   else sleep_rows(gid, lane.campaigns, lane.rows, now + lane.fate.due) end
 end
 for i = at + 1, #ARGV, 2 do free_key(ARGV[i + 1], tonumber(ARGV[i])) end
+if how == '' then charged = tonumber(held[7]) end
 flush(retention)
 
 if job ~= '' and held[1] == 'wire' then

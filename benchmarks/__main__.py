@@ -1,0 +1,83 @@
+"""``python -m benchmarks``: runs the scenarios one after the other; ``--help`` lists the options."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks import report
+from benchmarks.results import Context, Result, machine
+from benchmarks.scenarios import SCENARIOS
+from benchmarks.stage import Stage
+
+RESULTS = Path(__file__).parent / "results.json"
+
+
+def main() -> int:
+    """Runs what was asked for. The exit code says whether all of it ran, not whether targets were met."""
+    options = _options()
+    # With --json, standard output is for the document alone.
+    console = Console(stderr=options.json, width=None if sys.stdout.isatty() else 132)
+    names = options.scenario or list(SCENARIOS)
+    results: list[Result] = []
+    failed = False
+    for name in names:
+        console.print(f"[bold]{name}[/]", highlight=False)
+        began = time.monotonic()
+        try:
+            result = SCENARIOS[name](
+                Context(
+                    options.scale, options.soak, lambda text: console.print(f"  ... {text}", highlight=False)
+                )
+            )
+        except Exception:
+            console.print_exception()
+            failed = True
+            continue
+        result.scale, result.seconds = options.scale, time.monotonic() - began
+        results.append(result)
+        report.show(result, console)
+    with Stage() as stage:
+        info = stage.redis.info("server")
+        where = machine(
+            f"{info.get('server_name', 'redis')} {info.get('valkey_version', info['redis_version'])}"
+        )
+    if len(results) > 1:
+        report.summary(results, console)
+    path: Path | None = options.out
+    if path is None and not options.scenario and options.scale == 1 and not failed:
+        path = RESULTS
+    if path is not None:
+        report.write(results, where, path)
+        console.print(f"written to {path} and {path.with_suffix('.md')}", highlight=False)
+    if options.json:
+        sys.stdout.write(json.dumps(report.document(results, where)) + "\n")
+    return 1 if failed else 0
+
+
+def _options() -> Any:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="What Volley achieves, beside its peers."
+    )
+    parser.add_argument(
+        "--scenario", action="append", choices=list(SCENARIOS), help="only this one; may be given again"
+    )
+    parser.add_argument("--scale", type=float, default=1.0, help="size of the work; 0.1 is the quick form")
+    parser.add_argument(
+        "--soak", type=float, default=0.0, help="seconds of the scenario memory (3600: the hour)"
+    )
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument(
+        "--out", type=Path, help="file for the results; by default benchmarks/results.json after a whole run"
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
