@@ -58,7 +58,7 @@ def test_an_urgent_delivery_waits_for_a_few_calls_and_not_for_a_million_bulk_one
         if str(CODE) in record.campaigns
     }
     assert len(sent) == URGENT
-    # Calls begun between the append and the urgent call: its own, and what the three permits took just before.
+    # Calls begun between the append and the urgent call: its own, and what the permits took just before.
     passed = [sent[f"u{n}@example.com"] - before for n, before in enumerate(begun_before)]
     assert statistics.median(passed) <= 8
     assert max(passed) <= CALLS_OF_ALL // 10

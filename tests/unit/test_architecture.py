@@ -1,8 +1,8 @@
 """Holds the imports to the direction of the rooms.
 
-`tasks, cli, gateway -> app, engine -> store, clevertap, sources -> core`; `config` below all. A room may import the
-rooms below it, never one above or beside it, so that the core stays free of Redis, HTTP and Celery and each
-edge can be read alone. Every import counts, also one inside a function or for type checkers only.
+`tasks, cli, gateway -> app, engine -> store, clevertap, sources -> core`; `config` below all. A room may
+import the rooms below it, never one above or beside it, so that the core stays free of Redis, HTTP and Celery
+and each edge can be read alone. Every import counts, also one inside a function or for type checkers only.
 """
 
 import ast

@@ -107,9 +107,7 @@ class Wanted:
 def check_entry(entry: str) -> None:
     """Raises a usage error where a text cannot be a stream entry's id."""
     if not re.fullmatch(r"[0-9]{1,19}-[0-9]{1,19}", entry):
-        raise typer.BadParameter(
-            "a stream entry's id looks like 1764000000000-0 (a producer's own: --id)."
-        )
+        raise typer.BadParameter("a stream entry's id looks like 1764000000000-0 (a producer's own: --id).")
 
 
 def check_kind(recipient: str | None, kind: Kind | None) -> None:

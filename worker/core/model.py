@@ -63,9 +63,7 @@ RETRYABLE = frozenset(
     {Status.FAILED, Status.REJECTED, Status.UNKNOWN, Status.EXPIRED, Status.CANCELLED, Status.SUPPRESSED}
 )
 #: Ends without having been sent: the dedupe key is freed. (Accepted and unknown keep theirs.)
-FREES_KEY = frozenset(
-    {Status.REJECTED, Status.FAILED, Status.EXPIRED, Status.CANCELLED, Status.SUPPRESSED}
-)
+FREES_KEY = frozenset({Status.REJECTED, Status.FAILED, Status.EXPIRED, Status.CANCELLED, Status.SUPPRESSED})
 
 
 class Reason(IntEnum):

@@ -105,9 +105,7 @@ class Settling:
                     number = known[told, expires] = rows.index(row) + 1
                 assignment.append(number)
                 if rows[number - 1].status in FREES_KEY:
-                    freed.append(
-                        self._store.deliveries.key_of(delivery, told.campaign, own, batch.digest)
-                    )
+                    freed.append(self._store.deliveries.key_of(delivery, told.campaign, own, batch.digest))
         return rows, bytes(assignment), freed
 
     def _fate(

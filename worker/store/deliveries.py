@@ -120,7 +120,7 @@ class Deliveries:
         return found if isinstance(found, View) else None
 
     def look(self) -> View | int | None:
-        """As ``view``; or, when it waits for time alone, after how many milliseconds something may be sent."""
+        """As ``view``; or, when it waits for time alone, in how many milliseconds something may be sent."""
         answer = self._scripts.run("view", [self._root], WINDOW, *self._rules.arguments)
         if not answer:
             return None
@@ -149,8 +149,8 @@ class Deliveries:
     def claim(
         self, plan: Plan, token: str, probe: str = "", charge: float = 1.0, *, free: bool = False
     ) -> Batch | None:
-        """Takes a plan's rows as a batch, or fewer where the rules let fewer through by now; None when they were
-        gone, nothing may go any more, or somebody else probes (look again).
+        """Takes a plan's rows as a batch, or fewer where the rules let fewer through by now; None when
+        they were gone, nothing may go any more, or somebody else probes (look again).
 
         ``charge`` is what the call costs its flow's turn: 1 / weight. ``free``: there will be no call, so the
         rules have no say.

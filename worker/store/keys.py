@@ -11,7 +11,7 @@ the numbered keys from it; lua/_cells.lua explains segments, lua/_lanes.lua lane
     tried               hash      entry id -> how often it was begun after its reader was gone
     next                hash      the last numbers given: delivery, group, batch, job
     gid:<p><digest>     string    the number of the group (priority, content)
-    group:<gid>         hash      a group: content, priority, live deliveries; its lanes, since when rows wait there
+    group:<gid>         hash      a group: content, priority, live deliveries; its lanes, since when rows wait
                                   and how many are stale; which campaigns' rows sleep, and until when at most
     lane:<gid>:<c,c>    list      rows that wait for the same campaigns of the same group
     flow:<p>:<c,c>      list      groups with rows in that lane
@@ -33,9 +33,9 @@ the numbered keys from it; lua/_cells.lua explains segments, lua/_lanes.lua lane
     calls               hash      campaign -> calls that it had a part in
     counts              hash      <campaign>:<status letter> -> deliveries kept in Redis
     live                string    deliveries under way, over all campaigns: what the backlog's bound looks at
-    send:<name>         hash      a recurring send: decided up to when, paused;  slots:<name> (list): they wait
+    send:<name>         hash      a recurring send: decided up to when, paused;  slots:<name> (list): waiting
     firing:<name>       hash      the firing of a slot that is under way;  firings (zset): by end of lease
-    staged:<name>       list      what a firing has still to append;  faulty:<name> (list): lines naming nobody
+    staged:<name>       list      what a firing has still to append;  faulty:<name> (list): bad lines
     fired:<name>        list      what became of the last slots
     permits, acceptors  zset      leases
     swept               string    when a sweep last ran, epoch ms
