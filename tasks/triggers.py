@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
 from celery import Task
@@ -13,7 +13,7 @@ from celery.exceptions import Reject
 
 from config.settings import DEFAULT_ACCOUNT
 from worker.app import app, engine, send_hint, settings, stopping
-from worker.store import AWAY, FullError
+from worker.store import AWAY, FullError, LayoutError, OutOfMemoryError, RedisError
 
 log = logging.getLogger("volley")
 
@@ -23,19 +23,21 @@ ACCEPT_SECONDS = 10.0
 ACCEPT_ALONE_SECONDS = 0.1
 #: Between two tries to append while Redis is away, seconds.
 AWAY_PAUSE_SECONDS = 0.5
-#: How long a message is kept that finds the account full, before it goes back to the broker, seconds.
-FULL_PAUSE_SECONDS = 1.0
+#: How long a message is kept that is not taken now, before it goes back to the broker, seconds.
+OUTSIDE_PAUSE_SECONDS = 1.0
 #: Between two lines of the log that say so, seconds.
-FULL_TOLD_SECONDS = 60.0
+TOLD_SECONDS = 60.0
 
 
-@app.task(name="triggers.enqueue", bind=True, acks_late=True)
+# A child of a prefork pool that dies gives its message back too: it is the only copy of its triggers.
+@app.task(name="triggers.enqueue", bind=True, acks_late=True, reject_on_worker_lost=True)
 def enqueue(self: Task[Any, Any], triggers: Any, account: str = DEFAULT_ACCOUNT) -> None:
     """Appends one trigger (an object) or a list of them to an account's intake stream.
 
     Run again with the same task id it appends nothing: the id is the nonce of the append. While Redis is away
     it waits, as the message is the only copy of its triggers; a worker that is told to stop gives it back.
-    While the account is full the message goes back to the broker, again and again: it waits there.
+    While the account or Redis is full, or Redis refuses for a reason that only a person can remove, the
+    message goes back to the broker, again and again: it waits there.
     """
     items = triggers if isinstance(triggers, list) else [triggers]
     appended = [_as_sent(item) for item in items]
@@ -46,31 +48,43 @@ def enqueue(self: Task[Any, Any], triggers: Any, account: str = DEFAULT_ACCOUNT)
     while True:
         try:
             engine(account).enqueue(appended, nonce=str(self.request.id))
+        except (FullError, OutOfMemoryError, LayoutError) as full:
+            # Not in here until there is room: the tasks that make room need this place.
+            _wait_outside(account, full, str(full) if isinstance(full, FullError) else _refusal(full))
         except AWAY as away:
             # Not Celery's own retry: where the broker is that same Redis, it loses what it cannot send.
             if stopping():
                 raise Reject(requeue=True) from away
             time.sleep(AWAY_PAUSE_SECONDS)
-        except FullError as full:
-            _tell_full(account, full)
-            # Not in here until there is room: the tasks that make room need this place.
-            end = time.monotonic() + FULL_PAUSE_SECONDS
-            while not stopping() and time.monotonic() < end:
-                time.sleep(0.1)
-            raise Reject(requeue=True) from full
+        except RedisError as refused:  # no permission, for example
+            _wait_outside(account, refused, _refusal(refused))
         else:
             return
+
+
+def _wait_outside(account: str, error: Exception, why: str) -> NoReturn:
+    """Gives the message back to the broker, after a pause."""
+    _tell(account, why)
+    end = time.monotonic() + OUTSIDE_PAUSE_SECONDS
+    while not stopping() and time.monotonic() < end:
+        time.sleep(0.1)
+    raise Reject(requeue=True) from error
+
+
+def _refusal(error: RedisError) -> str:
+    """What Redis refuses by: one word, since its sentences may repeat what was sent."""
+    return f"Redis refuses appends ({type(error).__name__})"
 
 
 _told: dict[str, float] = {}
 
 
-def _tell_full(account: str, full: FullError) -> None:
+def _tell(account: str, why: str) -> None:
     """Says that messages wait, now and then."""
     now = time.monotonic()
-    if now - _told.get(account, -FULL_TOLD_SECONDS) >= FULL_TOLD_SECONDS:
+    if now - _told.get(account, -TOLD_SECONDS) >= TOLD_SECONDS:
         _told[account] = now
-        log.warning("account %s: %s; messages of triggers.enqueue wait at the broker", account, full)
+        log.warning("account %s: %s; messages of triggers.enqueue wait at the broker", account, why)
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -30,6 +30,8 @@ log = logging.getLogger("volley")
 LOOKS = 6
 #: Looks that must follow the first hints before the worker is ended: one that was frozen needs time to wake.
 CHANCES = 2
+#: Seconds between two lines of the log that say that a look has failed.
+TOLD_SECONDS = 600.0
 #: Seconds that an idle worker gets to end in order, before it is ended at once.
 END_SECONDS = 20.0
 
@@ -90,6 +92,8 @@ class Watchdog(threading.Thread):
         self._stores = stores
         self._seconds = idle_seconds
         self._idleness = Idleness(idle_seconds, time.monotonic())
+        self._opened: Sequence[Store] | None = None
+        self._told: float | None = None
         self._looking = threading.Lock()
         os.register_at_fork(
             before=self._looking.acquire,
@@ -99,15 +103,27 @@ class Watchdog(threading.Thread):
 
     def run(self) -> None:
         """Looks until the worker is told to stop, by others or by this."""
-        with self._looking:
-            stores = self._stores()
         while not self._worker.stopping():
             time.sleep(self._seconds / LOOKS)
             with self._looking:
-                step = self._look(stores)
+                step = self._look_surely()
             if step is Step.END:
                 self._end()
                 return
+
+    def _look_surely(self) -> Step:
+        """A look; whatever goes wrong in it, the next one follows, as nobody watches this thread."""
+        try:
+            if self._opened is None:
+                self._opened = self._stores()
+            return self._look(self._opened)
+        except Exception:
+            now = time.monotonic()
+            self._idleness.forget(now)
+            if self._told is None or now - self._told >= TOLD_SECONDS:
+                self._told = now
+                log.exception("the watchdog could not look whether work waits; it goes on")
+            return Step.REST
 
     def _look(self, stores: Sequence[Store]) -> Step:
         worker, now = self._worker, time.monotonic()

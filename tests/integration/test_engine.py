@@ -14,6 +14,7 @@ import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from config.settings import load
 from worker.clevertap.client import Client
@@ -292,6 +293,64 @@ def test_a_worker_does_not_call_for_help_when_its_call_takes_all(run: Make) -> N
     volley.hints = 0
     volley.deliver()
     assert volley.hints == 0
+
+
+def test_nobody_is_in_one_call_twice(run: Make) -> None:
+    """What the API does with one who is named twice is not documented."""
+    volley = run()
+    for order in ("1", "2"):
+        volley.enqueue("a", "b" + order, campaigns=(65, 66), dedupe_key=order)
+    volley.enqueue("a", campaigns=(65, 66), dedupe_window=0)
+    volley.deliver()
+    named = [body["to"]["identity"] for _, body in volley.bodies()]
+    assert named == [["a", "b1", "b2"], ["a"], ["a"]]
+    assert volley.statuses() == {(Status.ACCEPTED, Reason.NONE): 10}
+
+
+@pytest.mark.parametrize("step", ["view", "claim", "mark", "settle"])
+def test_a_permit_is_given_back_after_an_error_unless_a_request_may_be_out(
+    run: Make, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volley = run(permit_lease="600")
+    volley.enqueue("a")
+    within = step in {"mark", "settle"}
+
+    class BrokenError(Exception):
+        pass
+
+    def break_down(*_: Any, **__: Any) -> Any:
+        raise BrokenError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(volley.store.deliveries), step, break_down)
+        with pytest.raises(BrokenError):
+            volley.deliver()
+    assert volley.raw.zcard(f"{ROOT}permits") == within
+    assert volley.sandbox.ledger.totals().requests == (step == "settle")
+    if not within:
+        volley.deliver()
+        assert volley.statuses() == {(Status.ACCEPTED, Reason.NONE): 1}
+
+
+def test_a_permit_is_given_back_by_a_worker_that_lost_redis_for_a_moment(
+    run: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volley = run(permit_lease="600")
+    volley.enqueue("a")
+    look, looks = volley.store.deliveries.view, []
+
+    def away_once(_: Any) -> Any:
+        looks.append(1)
+        if len(looks) == 1:
+            raise RedisConnectionError("gone")
+        return look()
+
+    monkeypatch.setattr(type(volley.store.deliveries), "view", away_once)
+    with pytest.raises(RedisConnectionError):
+        volley.deliver()
+    assert not volley.raw.exists(f"{ROOT}permits")
+    volley.deliver()
+    assert volley.statuses() == {(Status.ACCEPTED, Reason.NONE): 1}
 
 
 def test_a_worker_that_is_held_up_before_its_request_sends_nothing(run: Make) -> None:

@@ -16,6 +16,7 @@ import pytest
 from config.settings import Settings, load
 from worker.clevertap.client import Client
 from worker.clevertap.sandbox import Fault, FaultKind, Sandbox
+from worker.core.door import Parked
 from worker.core.model import Reason, Status
 from worker.engine import Engine
 from worker.store import Store, open_store
@@ -249,6 +250,61 @@ def test_a_guard_is_reported_once_and_an_operator_may_let_more_go(
     volley.deliver()
     assert calls(sandbox) == [4, 3]
     assert volley.statuses() == {Status.ACCEPTED: 7, Status.PENDING: 3}
+
+
+@pytest.mark.parametrize("rule", ["max_per_hour = 10", "canary = 10"])
+def test_what_may_have_been_sent_and_is_sent_again_is_counted_each_time(
+    worker: Make, sandbox: Sandbox, eventually: Any, rule: str
+) -> None:
+    volley = worker(f'[campaigns.65]\n{rule}\nunknown = "resend"\n')
+    sandbox.add_fault(Fault(kind=FaultKind.CUT, times=10, after_accepting=True))
+    volley.enqueue(*(f"u{i}" for i in range(100)))
+    volley.deliver()
+
+    def due_again() -> bool:
+        volley.engine.sweep()
+        return volley.statuses() == {Status.PENDING: 100}
+
+    eventually(due_again)
+    volley.deliver()
+    assert calls(sandbox) == [10], "all that the rule lets through may have been sent"
+    (wait,) = volley.store.ruled.waits()
+    assert (wait.count, wait.most) == (10, 10)
+
+
+def test_an_allowance_beyond_a_guard_outlives_a_throttled_call(
+    worker: Make, sandbox: Sandbox, eventually: Any
+) -> None:
+    volley = worker("[campaigns.65]\nmax_per_hour = 2\n")
+    volley.enqueue(*(f"u{i}" for i in range(20)))
+    volley.deliver()
+    volley.store.ruled.allow(65, 10)
+    sandbox.add_fault(Fault(kind=FaultKind.ANSWER, status=429, times=1))
+
+    def sent() -> bool:
+        volley.deliver()
+        return volley.statuses() == {Status.ACCEPTED: 12, Status.PENDING: 8}
+
+    eventually(sent)
+    assert calls(sandbox) == [2, 10, 10]
+
+
+def test_a_campaign_that_was_parked_while_its_canary_is_looked_at_is_not_probed(
+    worker: Make, sandbox: Sandbox, client: Any
+) -> None:
+    volley = worker("[campaigns.65]\ncanary = 10\n")
+    volley.enqueue(*(f"u{i}" for i in range(100)))
+    volley.deliver()
+    parked = Parked(Reason.CAMPAIGN_NOT_READY, frozenset({65}))
+    volley.store.door.report(parked, permits=3, began_ms=volley.store.deliveries.now_ms())
+    park = orjson.loads(client.hget("volley:{default}:parked", "65"))
+    client.hset("volley:{default}:parked", "65", orjson.dumps(park | {"until": 0}))
+    volley.deliver()
+    assert calls(sandbox) == [10], "a probe is due, but nobody has looked"
+    assert volley.store.ruled.approve(65)
+    volley.deliver()
+    assert calls(sandbox)[:2] == [10, 1]
+    assert volley.statuses() == {Status.ACCEPTED: 100}
 
 
 def test_what_the_api_throttles_is_not_counted_against_canary_and_guard(

@@ -94,6 +94,7 @@ class Delivery:
     attempts: int = 0
     first: int | None = None  #: of a duplicate, the first delivery
     expires: bool = False
+    ahead: bool = False  #: its send_at is still to come, and no batch has had it
     dedupe: tuple[str | None, int | None] = (None, None)  #: as the producer said
 
     @property
@@ -269,6 +270,7 @@ class Life(RuleBasedStateMachine):
             Reason.NONE if first is None else Reason.DUPLICATE,
             first=first,
             expires="expires_at" in body,
+            ahead="send_at" in body,
             dedupe=(body.get("dedupe_key"), body.get("dedupe_window")),
         )
         if key is not None and first is None:
@@ -336,6 +338,8 @@ class Life(RuleBasedStateMachine):
     def _claimed(self, batch: Batch, token: str, *, tried: bool) -> None:
         numbers = [n for member in batch.members for n in member.deliveries]
         assert len(set(numbers)) == len(numbers)
+        named = [member.row.recipient for member in batch.members]
+        assert len(set(named)) == len(named), "somebody is named twice in one call"
         parked = {thing.name for thing in self.ground.store.door.parked()}
         for member in batch.members:
             for n, told, campaign, row in zip(
@@ -358,6 +362,7 @@ class Life(RuleBasedStateMachine):
                 assert not held, "claimed although its trigger is held"
                 assert tried or not {"*", str(campaign)} & parked, "claimed although it is parked"
                 one.status = Status.IN_FLIGHT
+                one.ahead = False
         self.batches[batch.number] = InFlight(batch, token, numbers=numbers)
 
     def _nothing_may_be_sent(self) -> None:
@@ -721,7 +726,7 @@ class Life(RuleBasedStateMachine):
                 held += 1
             else:
                 taken += 1
-                one.goes_back(Status.PENDING, Reason.REQUEUED)
+                one.goes_back(Status.SCHEDULED if one.ahead else Status.PENDING, Reason.REQUEUED)
                 one.attempts = 0
                 if one.key is not None:
                     holders[one.key] = n

@@ -167,12 +167,13 @@ def _trigger(document: object, at: str) -> Trigger:
 
 
 def _recipients(to: To, at: str) -> tuple[Recipient, ...]:
+    email, identity, object_id = to.get("email", []), to.get("identity", []), to.get("objectId", [])
     named = (
-        (Kind.EMAIL, to.get("email", []), EMAIL_MAX_BYTES),
-        (Kind.IDENTITY, to.get("identity", []), IDENTITY_MAX_BYTES),
-        (Kind.OBJECT_ID, to.get("objectId", []), IDENTITY_MAX_BYTES),
+        (Kind.EMAIL, email, EMAIL_MAX_BYTES),
+        (Kind.IDENTITY, identity, IDENTITY_MAX_BYTES),
+        (Kind.OBJECT_ID, object_id, IDENTITY_MAX_BYTES),
     )
-    count = sum(len(values) for _, values, _ in named)
+    count = len(email) + len(identity) + len(object_id)
     if not 1 <= count <= RECIPIENTS_MAX:
         why = f"names {count} recipients, the most is {RECIPIENTS_MAX}" if count else "names no recipient"
         raise InvalidTrigger(join(at, "to"), why)

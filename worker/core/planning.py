@@ -59,7 +59,7 @@ class View:
     blocked: frozenset[int]
     now_ms: int
     over: bool = False  #: more permits are held than may be used now: give one back
-    others: bool = False  #: other flows wait behind this one
+    others: bool = False  #: other flows, or groups that are not shown, wait behind this one
     normal: bool = True  #: the door is as usual: a call that goes well teaches nothing
     #: what the next call tries out: a parked campaign, or * for the account; it is to be small
     probe: str = ""

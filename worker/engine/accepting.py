@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from secrets import token_hex
+from typing import Self
 
 from worker.clevertap import wire
 from worker.core.errors import InvalidTrigger
@@ -12,14 +13,18 @@ from worker.core.model import Trigger
 from worker.engine.parts import Parts, Stopping
 from worker.store import AWAY
 from worker.store.batches import Section, Unreadable
+from worker.store.chunks import Filing
 from worker.store.intake import Entry
 
 log = logging.getLogger("volley")
 
 #: Deliveries in one piece of a large trigger. Not a setting: a piece's number means the same to every worker.
 PIECE_DELIVERIES = 1000
-#: Entries read from the intake at once at most.
-READ_MOST = 1000
+#: Entries read from the intake at once at most: several chunks, of which one is made ready while the server
+#: works on the one before.
+READ_MOST = 4000
+#: Entries taken over from others at once at most.
+TAKE_OVER_MOST = 1000
 #: Bytes that one read should bring, about: it asks for as many entries as make that much by what waits there.
 READ_BYTES = 4_194_304
 #: How long the place of an accept task is leased, seconds.
@@ -78,12 +83,12 @@ class Accepting:
     def _take_over(self, seat: _Seat) -> None:
         """Accepts what others read and did not finish, one by one: each of them may be why they did not."""
         intake = self._store.intake
-        for id_ in intake.take_over(seat.consumer, UNFINISHED_SECONDS, READ_MOST):
+        for id_ in intake.take_over(seat.consumer, UNFINISHED_SECONDS, TAKE_OVER_MOST):
             if not seat.keep(()):
                 return
             entry = intake.entry(id_)
             if intake.begin(id_) > TRIES:
-                self._chunk([], [_poison(entry, "workers died while they accepted it")])
+                self._set_apart(_poison(entry, "workers died while they accepted it"))
             else:
                 self._accept([entry], seat, resumed=True)
 
@@ -98,42 +103,81 @@ class Accepting:
         except Exception:
             if len(entries) == 1:
                 log.exception("entry %s could not be accepted", entries[0].id)
-                self._chunk([], [_poison(entries[0], "the worker failed on it")])
+                self._set_apart(_poison(entries[0], "the worker failed on it"))
                 return
-            for entry in entries:
+            for at, entry in enumerate(entries):
+                if not seat.keep(entries[at:]):
+                    return
                 self._accept([entry], seat, resumed=True)
 
     def _accept_together(self, entries: Sequence[Entry], seat: _Seat, *, resumed: bool) -> None:
         sections: list[Section] = []
         unreadable: list[Unreadable] = []
-        size = 0
-        for at, entry in enumerate(entries):
-            try:
-                parts = list(pieces(entry, self._parse(entry)))
-            except InvalidTrigger as invalid:
-                unreadable.append(Unreadable(entry.id, invalid.where, invalid.why, entry.trigger or b""))
-                continue
-            if resumed and len(parts) > 1:
-                parts = parts[self._store.intake.progress(entry.id) :]
-            for section in parts:
-                deliveries = len(section.recipients) * len(section.trigger.campaigns)
-                if size + deliveries > self._parts.settings.chunk_deliveries and sections:
-                    self._chunk(sections, unreadable)
-                    sections, unreadable, size = [], [], 0
-                    if not seat.keep(entries[at:]):
-                        return
-                sections.append(section)
-                size += deliveries
-        if sections or unreadable:
-            self._chunk(sections, unreadable)
+        size, most = 0, self._parts.settings.chunk_deliveries
+        with _Chunks(self._parts) as chunks:
+            for at, entry in enumerate(entries):
+                try:
+                    parts = list(pieces(entry, self._parse(entry)))
+                except InvalidTrigger as invalid:
+                    unreadable.append(Unreadable(entry.id, invalid.where, invalid.why, entry.trigger or b""))
+                    continue
+                if resumed and len(parts) > 1:
+                    parts = parts[self._store.intake.progress(entry.id) :]
+                for section in parts:
+                    deliveries = len(section.recipients) * len(section.trigger.campaigns)
+                    if size + deliveries > most and sections:
+                        chunks.accept(sections, unreadable)
+                        sections, unreadable, size = [], [], 0
+                        if not seat.keep(entries[at:]):
+                            return
+                    sections.append(section)
+                    size += deliveries
+            if sections or unreadable:
+                chunks.accept(sections, unreadable)
 
     def _parse(self, entry: Entry) -> tuple[Trigger, ...]:
         if entry.trigger is None:
             raise InvalidTrigger("", "the entry has no field `trigger`")
         return wire.parse(entry.trigger, max_bytes=self._parts.settings.max_trigger_bytes)
 
-    def _chunk(self, sections: Sequence[Section], unreadable: Sequence[Unreadable]) -> None:
-        filed = self._store.deliveries.accept(sections, unreadable, self._parts.permits)
+    def _set_apart(self, dead: Unreadable) -> None:
+        with _Chunks(self._parts) as chunks:
+            chunks.accept([], [dead])
+
+
+class _Chunks:
+    """Accepts chunks, one after the other in their order: while the server works on one, its caller makes the
+    next one ready. At the end of the ``with`` all have been accepted, or one has failed.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._deliveries = parts.store.deliveries
+        self._under_way: tuple[Filing, Sequence[Unreadable]] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._finish()
+        elif self._under_way is not None:
+            # It may happen or not: its entries are accepted again, which changes nothing if it did. But
+            # nobody else would hint at what it filed.
+            self._under_way[0].drop()
+            self._parts.hint()
+
+    def accept(self, sections: Sequence[Section], unreadable: Sequence[Unreadable]) -> None:
+        """Hands a chunk to the server once the one before it has been accepted."""
+        packed = self._deliveries.pack(sections, unreadable, self._parts.permits)
+        self._finish()
+        self._under_way = self._deliveries.start_accept(packed), unreadable
+
+    def _finish(self) -> None:
+        if self._under_way is None:
+            return
+        (filing, unreadable), self._under_way = self._under_way, None
+        filed = filing.filed()
         for dead in unreadable:
             log.warning("dead letter: entry %s: %s: %s", dead.entry, dead.where or "trigger", dead.reason)
         # What was passed over may be due all the same: its first reply was lost, and the hint with it.
@@ -189,6 +233,9 @@ def pieces(entry: Entry, triggers: Sequence[Trigger]) -> Iterator[Section]:
     """An entry's triggers as sections of at most ``PIECE_DELIVERIES``,
     numbered through; the last one is final.
     """
+    if len(triggers) == 1 and len(triggers[0].recipients) * len(triggers[0].campaigns) <= PIECE_DELIVERIES:
+        yield Section(entry.id, 0, True, triggers[0], triggers[0].recipients)
+        return
     cuts = []
     for trigger in triggers:
         step = max(1, PIECE_DELIVERIES // len(trigger.campaigns))

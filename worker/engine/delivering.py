@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from secrets import token_hex
 
@@ -18,7 +19,8 @@ from worker.core.planning import Limits, View, plan
 from worker.engine.parts import Parts, Stopping
 from worker.engine.settling import Settling
 from worker.store import AWAY
-from worker.store.batches import Batch, HeldBackError, KeptOut, Member, PermitLostError
+from worker.store.batches import Batch, HeldBackError, KeptOut, PermitLostError
+from worker.store.taken import Member, first_expiry, recipients_of
 
 log = logging.getLogger("volley")
 
@@ -47,6 +49,8 @@ class Delivering:
         self._endpoint: wire.Endpoint = 2 if account.endpoint is Endpoint.MULTIPLE else 1
         self._limits = Limits(1000, 5) if self._endpoint == 2 else Limits(account.single_recipients, 1)
         self._bad: tuple[int, dict[Recipient, int]] = (0, {})
+        #: Tokens that a batch may be on the wire with, unsettled.
+        self._sending: set[str] = set()
         self._tests = bool(parts.settings.in_test_mode(account.name))
         if self._tests:
             log.warning("account %s is in test mode: `volley status` tells which campaigns", account.name)
@@ -62,8 +66,24 @@ class Delivering:
             continue
 
     def _deliver(self, seconds: float, stopping: Stopping) -> bool:
-        """Delivers for so long; True when work is left and nobody could be told."""
-        token, permits, parts = token_hex(8), self._store.permits, self._parts
+        """Delivers for so long; True when work is left and nobody could be told.
+
+        After an error (Redis was away for a moment) the permit is given back where Redis allows. Not while a
+        request may be out: then it ends with its lease, as the batch does.
+        """
+        token = token_hex(8)
+        try:
+            return self._deliver_with(token, seconds, stopping)
+        except BaseException:
+            if token not in self._sending:
+                with suppress(*AWAY):
+                    self._store.permits.release(token)
+            raise
+        finally:
+            self._sending.discard(token)
+
+    def _deliver_with(self, token: str, seconds: float, stopping: Stopping) -> bool:
+        permits, parts = self._store.permits, self._parts
         if not permits.acquire(token, parts.permits, parts.lease_ms):
             return False
         end = parts.monotonic() + seconds
@@ -131,9 +151,7 @@ class Delivering:
         body = b""
         try:
             if members:
-                body = wire.encode(
-                    self._endpoint, [m.row.recipient for m in members], batch.campaigns, batch.content
-                )
+                body = wire.encode(self._endpoint, recipients_of(members), batch.campaigns, batch.content)
         except Exception:
             # One report for each poison, when it stands alone; its batches on the way there are only noted.
             log.log(
@@ -146,11 +164,17 @@ class Delivering:
             return settling.settle(batch, _poisoned(batch), view.now_ms)
         parts = self._parts
         before = parts.monotonic()
+        # Also when the reply is lost: then nobody knows whether it is marked.
+        self._sending.add(batch.token)
         try:
-            marked = self._store.deliveries.mark(batch, parts.lease_ms, kept_out)
+            expires_ms = first_expiry(members)
+            marked = self._store.deliveries.mark(batch, parts.lease_ms, kept_out, expires_ms=expires_ms)
         except HeldBackError:
+            self._sending.discard(batch.token)
             settling.no_call(view)
             return True
+        if not (marked and members):
+            self._sending.discard(batch.token)
         if not marked:
             log.warning("batch %d was lost before it was sent", batch.number)
             return False
@@ -176,7 +200,10 @@ class Delivering:
                 answer.seconds,
                 describe(decision),
             )
-        return self._settle_surely(batch, decision, view, until=before + parts.account.permit_lease_seconds)
+        until = before + parts.account.permit_lease_seconds
+        settled = self._settle_surely(batch, decision, view, until=until)
+        self._sending.discard(batch.token)
+        return settled
 
     def _settle_surely(self, batch: Batch, decision: Decision, view: View, *, until: float) -> bool:
         """Settles, and keeps trying while Redis is away: what the answer said must not be lost with it."""
@@ -190,12 +217,14 @@ class Delivering:
                 self._parts.sleep(pause)
                 pause = min(1.0, pause * 2)
 
-    def _sift(self, batch: Batch, view: View) -> tuple[list[Member], list[KeptOut]]:
+    def _sift(self, batch: Batch, view: View) -> tuple[Sequence[Member], list[KeptOut]]:
         """The members to send, and the deliveries to keep out: expired ones, recipients known as bad, and in
         test mode whoever is not on the allow-list.
         """
         bad = self._known_bad(view.bad)
         allowed = self._parts.allowed(batch.campaigns[0])
+        if allowed is None and not bad and first_expiry(batch.members) is None:
+            return batch.members, []
         members: list[Member] = []
         kept_out: list[KeptOut] = []
         for member in batch.members:

@@ -5,7 +5,7 @@ A recipient counts as good exactly where a trigger that names it would be accept
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import orjson
@@ -34,6 +34,13 @@ def named_members(members: Iterable[bytes], kind: Kind) -> Generator[Named, None
             yield Named(f"member {number}", member, Recipient(kind, member.decode()))
         except UnicodeDecodeError:
             yield Named(f"member {number}", member, None, "is not UTF-8")
+
+
+def told_of_each(named: Iterable[Named], alive: Callable[[], None]) -> Iterator[Named]:
+    """The same, with ``alive`` called before each."""
+    for each in named:
+        alive()
+        yield each
 
 
 def gathered(named: Iterable[Named], most_bytes: int) -> Generator[Gathered, None, None]:

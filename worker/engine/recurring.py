@@ -13,22 +13,23 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from secrets import token_hex
 
 import orjson
+from pydantic import SecretStr
 
 from config.sends import FileSource, Send, SetSource, UrlSource
 from worker.core.errors import UnreadableSource
 from worker.core.model import Kind
 from worker.core.slots import ON_TIME_MS, Calendar, due
-from worker.engine.gathering import Gathered, gathered, named_members
+from worker.engine.gathering import Gathered, gathered, named_members, told_of_each
 from worker.engine.parts import Parts, Stopping
 from worker.sources import Named, named_at_url, named_in_file
-from worker.store import AWAY
+from worker.store import AWAY, FullError
 from worker.store.firings import Firing, Standing, Step
 from worker.store.members import members_of
 
@@ -36,12 +37,17 @@ log = logging.getLogger("volley")
 
 #: Firings of one account that are worked on at once; the others wait.
 FIRINGS_AT_ONCE = 2
-#: How long a firing is its holder's without a step, ms: longer than any wait between two of them.
-LEASE_MS, LEASE_OF_URL_MS = 15_000, 50_000
+#: How long a firing is its holder's without a step, ms: longer than any wait between two of them. The second
+#: one where somebody else's server is waited for: 30 s at most, and RENEW_SECONDS before it.
+LEASE_MS, LEASE_ELSEWHERE_MS = 15_000, 50_000
+#: The lease is renewed so often while a source is read, seconds.
+RENEW_SECONDS = 5.0
 #: Entries in the intake that a firing waits behind: what is urgent must not queue behind a million people.
 INTAKE_AT_MOST = 20
 #: Between two looks whether the intake has room, seconds.
 ROOM_PAUSE_SECONDS = 0.05
+#: How long a firing looks for room before it lets others have its place and comes again, seconds.
+FULL_SECONDS = 0.5
 #: Lines of one source that may name nobody: they become dead letters. With more of them nothing is sent.
 FAULTY_AT_MOST = 1000
 #: Bytes that the ``to`` of one trigger takes at most.
@@ -63,6 +69,10 @@ class Survey:
     bad_lines: int
     #: How many recipients of each kind the first trigger has, and what else is in it.
     first: dict[str, object]
+
+
+class _LeftError(Exception):
+    """The source is not to be read on here: the worker stops, or the firing is somebody else's."""
 
 
 def calendar_of(send: Send) -> Calendar:
@@ -131,19 +141,26 @@ class Recurring:
         return decided and bool(found.fire)
 
     def _work(self, send: Send, end: float, stopping: Stopping) -> None:
-        firing = self._firings.take(send.name, token_hex(8), self._lease_ms(send), FIRINGS_AT_ONCE)
-        if firing is None:
+        lease_ms = self._lease_ms(send)
+        while firing := self._firings.take(send.name, token_hex(8), lease_ms, FIRINGS_AT_ONCE):
+            if not firing.appending and _began_late(send, firing):
+                # Slots that wait were decided in time, perhaps long ago: the next one may be younger.
+                if self._firings.miss(firing, "nobody could begin it in time"):
+                    log.warning("send %s: slot %s is passed over: it is too old", send.name, firing.slot)
+                if self._parts.monotonic() < end and not stopping():
+                    continue
+                return
+            if firing.now_ms > firing.began_ms + DAY_MS:
+                self._give_up(firing, "it was not finished within a day")
+            elif firing.appending or self._read(send, firing, stopping):
+                self._append(send, firing, end, stopping)
             return
-        if firing.now_ms > firing.began_ms + DAY_MS:
-            self._give_up(firing, "it was not finished within a day")
-        elif firing.appending or self._read(send, firing, stopping):
-            self._append(send, firing, end, stopping)
 
     # -- reading
 
     def _read(self, send: Send, firing: Firing, stopping: Stopping) -> bool:
         """Reads the source into Redis; True: all of it, and the firing is still this holder's."""
-        late_ms = firing.began_ms + max(send.missed_within_seconds * 1000, ON_TIME_MS)
+        late_ms = firing.began_ms + _late_after_ms(send)
         if firing.now_ms > late_ms:
             self._give_up(firing, firing.reason or "the workers that read it died")
             return False
@@ -151,8 +168,12 @@ class Recurring:
             return self._stage(send, firing, stopping)
         except AWAY:
             raise
+        except _LeftError:
+            return False
         except UnreadableSource as unreadable:
             fault = str(unreadable)
+        except FullError as full:
+            fault = f"no room for its recipients: {full.reached}"
         except Exception as error:
             log.exception("send %s: its source could not be read", send.name)
             fault = f"the worker failed on it ({type(error).__name__})"
@@ -171,7 +192,20 @@ class Recurring:
         rest = self._rest(send, firing.slot, firing.began_ms)
         lease_ms, end = self._lease_ms(send), self._parts.monotonic() + send.timeout_seconds
         triggers = faulty = 0
-        with closing(self._portions(send, rest)) as portions:
+        renewed = self._parts.monotonic()
+
+        def alive() -> None:
+            nonlocal renewed
+            if self._parts.monotonic() < renewed + RENEW_SECONDS:
+                return
+            if stopping():
+                self._firings.release(firing)
+                raise _LeftError
+            if not self._firings.stage(firing, lease_ms, triggers, ()):
+                raise _LeftError
+            renewed = self._parts.monotonic()
+
+        with closing(self._portions(send, rest, alive)) as portions:
             for portion in portions:
                 if stopping():
                     self._firings.release(firing)
@@ -193,18 +227,21 @@ class Recurring:
                 triggers += len(portion.to)
         return self._firings.read(firing, rest)
 
-    def _portions(self, send: Send, rest: bytes) -> Generator[Gathered, None, None]:
+    def _portions(
+        self, send: Send, rest: bytes, alive: Callable[[], None] = lambda: None
+    ) -> Generator[Gathered, None, None]:
+        """All of the source; ``alive`` is called between any two waits for it, and what it raises comes out."""
         # Beside `to` and this a trigger has an id of at most 100 bytes, quotation marks and names.
         room = self._parts.settings.max_trigger_bytes - len(rest) - 256
-        with closing(self._named(send)) as named:
-            yield from gathered(named, max(1, min(TO_AT_MOST_BYTES, room)))
+        with closing(self._named(send, alive)) as named:
+            yield from gathered(told_of_each(named, alive), max(1, min(TO_AT_MOST_BYTES, room)))
 
-    def _named(self, send: Send) -> Generator[Named, None, None]:
+    def _named(self, send: Send, alive: Callable[[], None]) -> Generator[Named, None, None]:
         match send.source:
             case FileSource() as source:
                 return named_in_file(source)
             case UrlSource() as source:
-                return named_at_url(source, send.timeout_seconds, self._parts.monotonic)
+                return named_at_url(source, send.timeout_seconds, self._parts.monotonic, alive)
             case SetSource(key=key, kind=kind, url=url):
                 address = url.get_secret_value() if url else None
                 return named_members(members_of(key, self._firings.client, address), Kind(kind.value))
@@ -228,17 +265,23 @@ class Recurring:
 
     def _append(self, send: Send, firing: Firing, end: float, stopping: Stopping) -> None:
         most = min(INTAKE_AT_MOST, self._parts.settings.max_intake or INTAKE_AT_MOST)
+        room = self._parts.monotonic()
         while not stopping() and self._parts.monotonic() < end:
             match self._firings.append(firing, LEASE_MS, most):
                 case Step.APPENDED:
-                    continue
+                    room = self._parts.monotonic()
                 case Step.FULL:
+                    if self._parts.monotonic() >= room + FULL_SECONDS:
+                        break
                     self._parts.sleep(ROOM_PAUSE_SECONDS)
                 case Step.PAUSED:
                     break
                 case Step.ALL:
                     if self._firings.done(firing):
                         log.info("send %s: slot %s is in the intake", send.name, firing.slot)
+                    return
+                case Step.GONE:
+                    self._give_up(firing, "what it had still to append is gone from Redis")
                     return
                 case Step.LOST:
                     return
@@ -249,7 +292,21 @@ class Recurring:
             log.error("send %s: slot %s failed: %s", firing.name, firing.slot, reason)
 
     def _lease_ms(self, send: Send) -> int:
-        return LEASE_OF_URL_MS if isinstance(send.source, UrlSource) else LEASE_MS
+        match send.source:
+            case UrlSource() | SetSource(url=SecretStr()):
+                return LEASE_ELSEWHERE_MS
+            case _:
+                return LEASE_MS
+
+
+def _late_after_ms(send: Send) -> int:
+    """How long after its slot a firing may begin, and how long after that its source may be unreadable."""
+    return max(send.missed_within_seconds * 1000, ON_TIME_MS)
+
+
+def _began_late(send: Send, firing: Firing) -> bool:
+    at_ms = _moment_ms(firing.slot)
+    return at_ms is not None and firing.began_ms - at_ms > _late_after_ms(send)
 
 
 def _moment_ms(slot: str) -> int | None:

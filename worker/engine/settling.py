@@ -15,6 +15,7 @@ from worker.core.retry import MAY_HAVE_BEEN_SENT, fate
 from worker.engine.parts import Parts
 from worker.store.batches import Batch, Ending, FateRow, SplitBy
 from worker.store.cells import Told
+from worker.store.taken import recipients_of
 
 log = logging.getLogger("volley")
 
@@ -56,7 +57,7 @@ class Settling:
             return False
         if isinstance(decision, Reject) and decision.reason is Reason.INVALID_RECIPIENT:
             window_ms = self._parts.settings.bad_recipient_window_seconds * 1000
-            self._store.door.remember_bad([member.row.recipient for member in batch.members], window_ms)
+            self._store.door.remember_bad(recipients_of(batch.members), window_ms)
         if view is not None:
             self._teach(batch, decision, view)
         return True
@@ -72,9 +73,9 @@ class Settling:
         """The vendor's words without the recipients and secrets that they may repeat."""
         if not text:
             return text
-        for recipient in (member.row.recipient.value for member in batch.members):
-            if recipient in text and len(recipient) > SHORT:
-                text = text.replace(recipient, MASK)
+        for recipient in recipients_of(batch.members):
+            if recipient.value in text and len(recipient.value) > SHORT:
+                text = text.replace(recipient.value, MASK)
         return mask(text, self._parts.settings)
 
     def _fates(

@@ -96,12 +96,13 @@ class Sweeping:
         while (due := deliveries.due_ending()) is not None:
             found = self._store.outcomes.of(due.deliveries)
             waiting = [outcome for outcome in found if outcome.status in WAITING]
+            ended = 0
             if waiting:
                 endings = [deliveries.ending_of(outcome) for outcome in waiting]
-                deliveries.finish(Status.EXPIRED, Reason.EXPIRED, WAITING, endings)
-            # One on the wire may come back to wait: it is looked at again.
-            on_the_wire = any(outcome.status is Status.IN_FLIGHT for outcome in found)
-            deliveries.ending_done(due, self._parts.lease_ms if on_the_wire else 0)
+                ended = deliveries.finish(Status.EXPIRED, Reason.EXPIRED, WAITING, endings)
+            # One that is in flight, or went there since it was read, may come back to wait: look again.
+            again = ended < len(waiting) or any(outcome.status is Status.IN_FLIGHT for outcome in found)
+            deliveries.ending_done(due, self._parts.lease_ms if again else 0)
 
     def retain(self) -> None:
         """Forgets what is older than the retention."""
@@ -109,6 +110,5 @@ class Sweeping:
         while more:
             _, more = self._store.deliveries.retire()
         self._store.intake.forget_consumers(CONSUMER_SECONDS)
-        control = self._store.control
-        if not control.held() and not control.cancels() and control.let_strays_go(self._store.outcomes):
+        if self._store.control.let_strays_go(self._store.outcomes):
             self._parts.hint()

@@ -25,7 +25,13 @@ def named_in_file(source: FileSource) -> Generator[Named, None, None]:
 
 
 def named_at_url(
-    source: UrlSource, timeout_seconds: float, clock: Callable[[], float]
+    source: UrlSource,
+    timeout_seconds: float,
+    clock: Callable[[], float],
+    alive: Callable[[], None] = lambda: None,
 ) -> Generator[Named, None, None]:
-    """The recipients that a GET answers with, line by line. Raises UnreadableSource."""
-    yield from named_in_ndjson(numbered(fetched(source, timeout_seconds, clock)), source.kind)
+    """The recipients that a GET answers with, line by line. Raises UnreadableSource.
+
+    ``alive`` is called between any two waits for the answer.
+    """
+    yield from named_in_ndjson(numbered(fetched(source, timeout_seconds, clock, alive)), source.kind)

@@ -19,13 +19,24 @@ from worker.core.errors import UnreadableSource
 CONNECT_SECONDS, READ_SECONDS = 5.0, 30.0
 
 
-def fetched(source: UrlSource, timeout_seconds: float, clock: Callable[[], float]) -> Iterator[bytes]:
+def fetched(
+    source: UrlSource,
+    timeout_seconds: float,
+    clock: Callable[[], float],
+    alive: Callable[[], None] = lambda: None,
+) -> Iterator[bytes]:
     """What the address answers, as it comes. Raises UnreadableSource for everything but a whole HTTP 200.
 
     The whole answer may take ``timeout_seconds`` of ``clock``, between two blocks the reader's own time
-    included.
+    included. ``alive`` is called at least every READ_SECONDS, also while nothing comes but a header now and
+    then; what it raises ends the request.
     """
-    deadline = Deadline(clock)
+
+    def asked() -> float:  # by the deadline, before each operation of the socket
+        alive()
+        return clock()
+
+    deadline = Deadline(asked)
     tls = httpx.create_ssl_context(trust_env=False)
     transport = httpx.HTTPTransport(verify=tls, trust_env=False)
     # httpx offers no way to hand over a network backend: its pool is replaced by one of the same kind.

@@ -7,7 +7,14 @@ from dataclasses import replace
 from config.settings import Endpoint, Settings
 from worker.store.batches import Windows
 from worker.store.bounds import Bounds, FullError, read_reached
-from worker.store.connection import AWAY, LayoutError, RedisClient, connect
+from worker.store.connection import (
+    AWAY,
+    LayoutError,
+    OutOfMemoryError,
+    RedisClient,
+    RedisError,
+    connect,
+)
 from worker.store.control import Control
 from worker.store.deliveries import Deliveries
 from worker.store.door import Door
@@ -24,7 +31,17 @@ from worker.store.status import Snapshot, read_status
 #: Of an account of which nothing is configured.
 DEFAULT_RULES = Rules()
 
-__all__ = ["AWAY", "FullError", "LayoutError", "Rules", "Store", "bounds_of", "open_store"]
+__all__ = [
+    "AWAY",
+    "FullError",
+    "LayoutError",
+    "OutOfMemoryError",
+    "RedisError",
+    "Rules",
+    "Store",
+    "bounds_of",
+    "open_store",
+]
 
 
 class Store:
@@ -53,8 +70,8 @@ class Store:
         self.permits = Permits(client, scripts, account, rules)
         self.ruled = Ruled(client, scripts, account, rules.text)
         self.door = Door(client, scripts, account)
-        self.firings = Firings(client, scripts, account)
-        self.outcomes = Outcomes(client, account)
+        self.firings = Firings(client, scripts, account, bounds)
+        self.outcomes = Outcomes(client, account, retention_ms=retention_ms)
         self.control = Control(client, scripts, account, retention_ms=retention_ms)
 
     def status(self) -> Snapshot:

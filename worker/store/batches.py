@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from worker.core.model import Priority, Reason, Recipient, Status, Trigger
-from worker.store.cells import Row, Told
+from worker.store.taken import Member
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,23 +56,6 @@ class Filed:
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
-    """One recipient of a batch: its deliveries (one for each campaign of the batch) and their rows.
-
-    Deliveries that were enqueued apart and joined have rows of their own: each its trigger and dedupe key.
-    """
-
-    deliveries: tuple[int, ...]
-    told: tuple[Told, ...]
-    rows: tuple[Row, ...]
-
-    @property
-    def row(self) -> Row:
-        """The row of the first: group, recipient and expires_at are the same in all."""
-        return self.rows[0]
-
-
-@dataclass(frozen=True, slots=True)
 class Job:
     """The splitting that a batch is a part of: calls made for it so far, and how many it may make."""
 
@@ -91,7 +74,7 @@ class Batch:
     priority: Priority
     campaigns: tuple[int, ...]
     content: bytes = field(repr=False)
-    members: tuple[Member, ...]
+    members: Sequence[Member]
     job: Job | None = None
     sent: bool = True  #: after a recovery: whether it was on the wire
 

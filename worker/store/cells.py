@@ -25,8 +25,11 @@ _CELL = struct.Struct(">cBHBIBIBHIBI")
 #: That it waited together with others is over when it is sent.
 _TOLD_REASONS = {number: reason for number, reason in REASONS.items() if reason is not Reason.JOINED}
 _TOLD = struct.Struct(">BBHIBI")
+#: What a claim says of a delivery.
+TOLD_BYTES = _TOLD.size
 _STATUS = {code.encode(): status for status, code in STATUS_CODES.items()}
-_KINDS = {kind.value[0]: kind for kind in Kind}
+#: Kinds of recipients by their letter in a row.
+KINDS = {kind.value[0]: kind for kind in Kind}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +118,7 @@ def pack_row(trigger: Trigger, entry: str, recipient: Recipient) -> bytes:
 def read_row(data: bytes) -> Row:
     """A row from its JSON."""
     group, kind, value, *rest = orjson.loads(data)
-    return Row(group, Recipient(_KINDS[kind], value), *rest)
+    return Row(group, Recipient(KINDS[kind], value), *rest)
 
 
 def index_hash(kind: str, value: str) -> bytes:

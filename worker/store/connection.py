@@ -6,11 +6,13 @@ from typing import Any, TypeAlias
 
 from redis import Redis
 from redis.backoff import ExponentialBackoff
+from redis.connection import DefaultParser
 from redis.exceptions import (
     ConnectionError,  # noqa: A004  # redis-py's name
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
+    ResponseError,
     TimeoutError,  # noqa: A004  # as above
 )
 from redis.retry import Retry
@@ -30,11 +32,33 @@ class LayoutError(RedisError):
     """
 
 
-#: What the store raises while the server is away, too slow, full, a replica, or holds data that only another
-#: version may touch; the call may succeed later.
-AWAY = (ConnectionError, TimeoutError, OutOfMemoryError, ReadOnlyError, LayoutError)
+class RefusedError(ResponseError):
+    """The server does nothing of this kind for now: it cannot save, has too few replicas, runs a long script,
+    or its cluster is not whole. Nothing of the call has happened.
+    """
+
+
+#: First words of the refusals that pass by themselves or once an operator has seen to the server. redis-py
+#: knows some of them by classes of its own, none of which says so.
+PASSING = frozenset({"BUSY", "CLUSTERDOWN", "MASTERDOWN", "MISCONF", "NOREPLICAS", "TRYAGAIN"})
+
+#: What the store raises while the server is away, too slow, full, a replica, refuses for now, or holds data
+#: that only another version may touch; the call may succeed later.
+AWAY = (ConnectionError, TimeoutError, OutOfMemoryError, ReadOnlyError, RefusedError, LayoutError)
 #: Seconds until a command without an answer is given up. Blocking reads must end well before.
 SOCKET_TIMEOUT_SECONDS = 5.0
+
+
+class _Parser(DefaultParser):  # type: ignore[valid-type,misc]  # the C parser, where it is installed
+    """Reads replies; every refusal that passes is a RefusedError, whichever way its command took."""
+
+    @classmethod
+    def parse_error(cls, response: str) -> Exception:
+        """The exception that an error reply stands for."""
+        if response.split(" ", 1)[0] in PASSING:
+            return RefusedError(response)
+        error: Exception = super().parse_error(response)
+        return error
 
 
 def connect(address: RedisAddress | str) -> RedisClient:
@@ -54,12 +78,17 @@ def connect(address: RedisAddress | str) -> RedisClient:
     }
     match address:
         case str():
-            return Redis.from_url(address, **limits)
+            return Redis.from_url(address, **limits, parser_class=_Parser)
         case RedisServer(url=url):
-            return Redis.from_url(url.get_secret_value(), **limits)
+            return Redis.from_url(url.get_secret_value(), **limits, parser_class=_Parser)
         case RedisSentinels() as found:
             password = found.password.get_secret_value() if found.password else None
             sentinel: Any = Sentinel(list(found.sentinels), sentinel_kwargs=limits)  # type: ignore[no-untyped-call]
             return sentinel.master_for(
-                found.master, db=found.database, username=found.username, password=password, **limits
+                found.master,
+                db=found.database,
+                username=found.username,
+                password=password,
+                parser_class=_Parser,
+                **limits,
             )

@@ -101,6 +101,7 @@ class Control:
         self._paused = f"{self._root}paused"
         self._held = f"{self._root}held"
         self._cancels = f"{self._root}cancels"
+        self._freeing = f"{self._root}freeing"
 
     def pause(self, name: str) -> bool:
         """Holds a campaign back (its number, or ``ALL``) from the next call on; False: it was paused already.
@@ -132,14 +133,28 @@ class Control:
     def let_go(self, what: Named, outcomes: Outcomes) -> tuple[bool, int]:
         """Takes a hold back: whether there was one, and how many deliveries are pending again.
 
-        Run again where it was interrupted, it goes on. What waits needs a hint after this.
+        Run again where it was interrupted, it goes on; so does the sweep. What waits needs a hint after this.
         """
-        was = bool(self._client.hdel(self._held, what.name))
-        return was, self._free(what.find(outcomes, {Status.HELD}))
+        pipe = self._client.pipeline(transaction=True)
+        pipe.hset(self._freeing, what.name, self._now_ms())
+        pipe.hdel(self._held, what.name)
+        _, was = pipe.execute()
+        return bool(was), self._finish_freeing(what, outcomes)
 
     def let_strays_go(self, outcomes: Outcomes) -> int:
-        """Frees deliveries that are held although nothing holds them any more: sent again in mid-cancel."""
-        return self._free(outcomes.select(Filter(statuses=frozenset({Status.HELD}))))
+        """Frees deliveries that are held although nothing holds them any more: their resume was
+        interrupted, or they were sent again in mid-cancel.
+        """
+        names = [Named(name.decode()) for name in self._client.hkeys(self._freeing)]
+        free = sum(self._finish_freeing(what, outcomes) for what in names)
+        if self.held() or self.cancels():
+            return free
+        return free + self._free(outcomes.select(Filter(statuses=frozenset({Status.HELD}))))
+
+    def _finish_freeing(self, what: Named, outcomes: Outcomes) -> int:
+        free = self._free(what.find(outcomes, {Status.HELD}))
+        self._client.hdel(self._freeing, what.name)
+        return free
 
     def held(self) -> dict[Named, int]:
         """The triggers that are held back, and since when (epoch ms)."""

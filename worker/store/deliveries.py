@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from worker.core.model import STATUS_CODES, Priority, Reason, Status
-from worker.core.planning import Group, Lane, Plan, View
+from worker.core.planning import PATIENCE_MS, Group, Lane, Plan, View
 from worker.store import keys
 from worker.store.batches import (
     Batch,
@@ -26,7 +26,6 @@ from worker.store.batches import (
     HeldBackError,
     Job,
     KeptOut,
-    Member,
     PermitLostError,
     Requeued,
     Section,
@@ -34,12 +33,13 @@ from worker.store.batches import (
     Unreadable,
     Windows,
 )
-from worker.store.cells import Row, dedupe_digest, index_hash, pack_row, read_row, read_told
+from worker.store.cells import Row, dedupe_digest
+from worker.store.chunks import Filing, PackedChunk, pack_chunk
 from worker.store.connection import RedisClient
-from worker.store.intake import CONSUMERS
 from worker.store.outcomes import Outcome
 from worker.store.permits import Rules
 from worker.store.scripts import Scripts
+from worker.store.taken import Members
 
 #: Groups that a view shows at most.
 WINDOW = 16
@@ -74,45 +74,19 @@ class Deliveries:
 
     def accept(self, sections: Sequence[Section], unreadable: Sequence[Unreadable], permits: int) -> Filed:
         """Dedupes, files and acknowledges a chunk (at most 1000 deliveries) in one step; twice is once."""
-        args: list[object] = [CONSUMERS, self._retention_ms, permits, len(unreadable)]
-        for dead in unreadable:
-            args += (dead.entry, dead.reason, dead.where, dead.trigger)
-        groups: dict[tuple[str, str], int] = {}
-        contents: list[object] = []
-        parts: list[object] = []
-        for section in sections:
-            trigger = section.trigger
-            name = (trigger.priority.value[0], trigger.digest)
-            group = groups.get(name)
-            if group is None:
-                group = groups[name] = len(groups) + 1
-                contents += (*name, trigger.content)
-            window = self._windows.of(trigger.dedupe_key, trigger.dedupe_window_seconds)
-            campaigns = ",".join(map(str, trigger.campaigns))
-            index = index_hash("t", section.entry)
-            if trigger.id is not None:
-                index += index_hash("p", trigger.id)
-            parts += (
-                section.entry,
-                f"{section.piece} {int(section.final)} {group} {trigger.send_at_ms or 0} "
-                f"{trigger.expires_at_ms or 0} {window * 1000} {campaigns}",
-                index,
-                len(section.recipients),
-            )
-            for recipient in section.recipients:
-                found_by = index_hash(recipient.kind.value[0], recipient.value)
-                parts.append(found_by + pack_row(trigger, section.entry, recipient))
-                parts.append(
-                    b"".join(
-                        dedupe_digest(campaign, recipient, trigger.dedupe_key, trigger.digest)
-                        for campaign in trigger.campaigns
-                    )
-                    if window
-                    else b""
-                )
-        args += (len(groups), *contents, len(sections), *parts)
-        answer = self._scripts.run("accept", [self._root, self._stream, f"{self._root}dead"], *args)
-        return Filed(*answer[:4])
+        return self.start_accept(self.pack(sections, unreadable, permits)).filed()
+
+    def pack(
+        self, sections: Sequence[Section], unreadable: Sequence[Unreadable], permits: int
+    ) -> PackedChunk:
+        """A chunk made ready to be accepted."""
+        return pack_chunk(sections, unreadable, permits, self._windows, self._retention_ms)
+
+    def start_accept(self, chunk: PackedChunk) -> Filing:
+        """As ``accept``, not waiting for it; the next one may be packed meanwhile."""
+        return Filing(
+            self._scripts.start("accept", [self._root, self._stream, f"{self._root}dead"], *chunk.arguments)
+        )
 
     def view(self) -> View | None:
         """What is due now, or None when nothing may be sent."""
@@ -121,7 +95,7 @@ class Deliveries:
 
     def look(self) -> View | int | None:
         """As ``view``; or, when it waits for time alone, in how many milliseconds something may be sent."""
-        answer = self._scripts.run("view", [self._root], WINDOW, *self._rules.arguments)
+        answer = self._scripts.run("view", [self._root], WINDOW, *self._rules.arguments, PATIENCE_MS)
         if not answer:
             return None
         data = orjson.loads(answer)
@@ -196,11 +170,14 @@ class Deliveries:
             raise PermitLostError
         return None if answer == b"NONE" else _batch(answer, token)
 
-    def mark(self, batch: Batch, lease_ms: int, kept_out: Sequence[KeptOut] = ()) -> bool:
+    def mark(
+        self, batch: Batch, lease_ms: int, kept_out: Sequence[KeptOut] = (), *, expires_ms: int | None = None
+    ) -> bool:
         """Marks a batch "on the wire"; what is ``kept_out`` of it ends
         here. False: the batch or permit is lost.
 
-        Raises HeldBackError when an operator's word came since it was claimed: all of it waits again.
+        ``expires_ms`` is the earliest expires_at of what is to be sent. Raises HeldBackError when that
+        has come, or an operator's word, since it was claimed: all of it waits again.
         """
         ended = [
             value
@@ -208,7 +185,14 @@ class Deliveries:
             for value in (each.ending.delivery, STATUS_CODES[each.status], int(each.reason), each.ending.key)
         ]
         marked = self._scripts.run(
-            "mark", [self._root], batch.number, batch.token, lease_ms, self._retention_ms, *ended
+            "mark",
+            [self._root],
+            batch.number,
+            batch.token,
+            lease_ms,
+            self._retention_ms,
+            expires_ms or 0,
+            *ended,
         )
         if marked == _HELD_BACK:
             raise HeldBackError
@@ -356,19 +340,8 @@ def _campaigns(csv: str) -> tuple[int, ...]:
 
 def _batch(answer: Sequence[Any], token: str) -> Batch:
     """A batch as the claiming scripts answer it."""
-    number, content, csv, told_bytes, rows, key, names, *_ = answer
-    numbers = tuple(map(int, csv.split(b",")))
-    told = read_told(told_bytes)
+    number, content, spans, told, rows, key, names, *_ = answer
     campaigns = _campaigns(names.decode())
-    width = len(campaigns)
-    members = tuple(
-        Member(
-            numbers[i * width : (i + 1) * width],
-            tuple(told[i * width : (i + 1) * width]),
-            tuple(map(read_row, row)) if isinstance(row, list) else (read_row(row),) * width,
-        )
-        for i, row in enumerate(rows)
-    )
     return Batch(
         number=number,
         token=token,
@@ -376,5 +349,5 @@ def _batch(answer: Sequence[Any], token: str) -> Batch:
         priority=_PRIORITIES[key[:1].decode()],
         campaigns=campaigns,
         content=content,
-        members=members,
+        members=Members(spans, told, rows, len(campaigns)),
     )

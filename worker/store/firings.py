@@ -19,12 +19,14 @@ import orjson
 
 from worker.core.slots import slot_name
 from worker.store import keys
+from worker.store.bounds import Bound, Bounds, FullError, Reached
 from worker.store.connection import RedisClient
 from worker.store.scripts import Scripts
 
 #: Slots of one send that may wait behind each other.
 SLOTS_AT_MOST = 100
-#: How long a firing that nobody touches is kept (its send may be gone from the settings), ms.
+#: How long what a firing has still to append is kept when nobody touches it (its send may be gone from the
+#: settings), ms: longer than it may take. The firing itself stays until it has ended, so none goes unseen.
 KEPT_MS = 259_200_000
 
 
@@ -34,6 +36,7 @@ class Step(StrEnum):
     APPENDED = "appended"  #: it is in the intake
     FULL = "full"  #: too much waits there already: later
     ALL = "all"  #: nothing is left
+    GONE = "gone"  #: something is left, but not in Redis any more
     PAUSED = "paused"  #: an operator holds the send back
     LOST = "lost"  #: somebody else works on the firing
 
@@ -96,8 +99,9 @@ class Report:
 class Firings:
     """The recurring sends of one account. Errors: redis.exceptions.RedisError."""
 
-    def __init__(self, client: RedisClient, scripts: Scripts, account: str) -> None:
+    def __init__(self, client: RedisClient, scripts: Scripts, account: str, bounds: Bounds) -> None:
         self._client = client
+        self._memory_share = bounds.memory_share
         self._scripts = scripts
         self._root = keys.root(account)
         self._intake = keys.intake(account)
@@ -185,17 +189,37 @@ class Firings:
         )
 
     def stage(self, firing: Firing, lease_ms: int, at: int, to: Sequence[tuple[int, bytes]]) -> bool:
-        """Puts recipients aside, for each trigger its ``to`` (JSON) and their count; ``at`` lie there."""
+        """Puts recipients aside, for each trigger its ``to`` (JSON) and their count; ``at`` lie there.
+
+        Without recipients it only renews the lease. False: it is no longer this holder's, or has to be read
+        anew. Raises FullError where Redis's memory has no room: then nothing lies there any more.
+        """
         items = [b"%d %b" % (count, each) for count, each in to]
-        args = (lease_ms, "staged", at, sum(count for count, _ in to), KEPT_MS, *items)
-        return bool(self._scripts.run("firing_stage", [self._root], firing.name, firing.token, *args))
+        return self._put_aside(firing, lease_ms, "staged", at, sum(count for count, _ in to), items)
 
     def stage_faulty(
         self, firing: Firing, lease_ms: int, at: int, lines: Sequence[tuple[str, str, bytes]]
     ) -> bool:
-        """Puts lines aside that name nobody: where, why, and the line; ``at`` lie there."""
-        args = (lease_ms, "faulty", 3 * at, 0, KEPT_MS, *(item for line in lines for item in line))
-        return bool(self._scripts.run("firing_stage", [self._root], firing.name, firing.token, *args))
+        """Puts lines aside that name nobody: where, why, and the line; ``at`` lie there. As ``stage``."""
+        return self._put_aside(
+            firing, lease_ms, "faulty", 3 * at, 0, [item for line in lines for item in line]
+        )
+
+    def _put_aside(
+        self,
+        firing: Firing,
+        lease_ms: int,
+        where: str,
+        at: int,
+        recipients: int,
+        items: Sequence[str | bytes],
+    ) -> bool:
+        args = (lease_ms, where, at, recipients, KEPT_MS, self._memory_share, *items)
+        told = self._scripts.run("firing_stage", [self._root], firing.name, firing.token, *args)
+        if isinstance(told, list):
+            value, most = told
+            raise FullError(Reached(Bound.MEMORY, int(value), int(most)))
+        return bool(told)
 
     def read(self, firing: Firing, rest: bytes) -> bool:
         """The source was read to its end; ``rest`` is what its triggers have beside ``to`` and ``id``."""
@@ -222,6 +246,10 @@ class Firings:
     def fail(self, firing: Firing, reason: str) -> bool:
         """It is given up; what was not appended is not sent. False: it is no longer this holder's."""
         return self._end(firing, "failed", reason)
+
+    def miss(self, firing: Firing, reason: str) -> bool:
+        """It is passed over before anything of it was read. False: it is no longer this holder's."""
+        return self._end(firing, "missed", reason)
 
     def _end(self, firing: Firing, how: str, reason: str = "", tries: int = 0, again_ms: int = 0) -> bool:
         args = (firing.name, firing.token, how, reason, tries, again_ms)

@@ -41,6 +41,7 @@ the numbered keys from it; lua/_cells.lua explains segments, lua/_lanes.lua lane
     swept               string    when a sweep last ran, epoch ms
     paused              set       campaigns that are not sent, or * for all
     held                hash      triggers that are not sent (t:<entry>, p:<producer's id>) -> since when
+    freeing             hash      what is held or cancelled no longer: the sweep lets the rest go
     cancels             hash      cancels that are not complete (also c:<campaign>, *) -> what they cover
 """
 

@@ -23,6 +23,8 @@ _LETTERS = {letter.encode(): status for status, letter in STATUS_CODES.items()}
 _ENTRY_BYTES = 10
 #: Deliveries read in one round trip.
 _PAGE = 1000
+#: A day's index entries live for the retention and at least this much longer, ms (lua/accept.lua).
+_INDEXED_MS = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +74,10 @@ class Filter:
 class Outcomes:
     """Read-only views of one account. Errors: redis.exceptions.RedisError."""
 
-    def __init__(self, client: RedisClient, account: str) -> None:
+    def __init__(self, client: RedisClient, account: str, *, retention_ms: int) -> None:
         self._client = client
         self._root = keys.root(account)
+        self._indexed_ms = retention_ms + _INDEXED_MS
 
     def of(self, deliveries: Sequence[int], only: Filter = Filter()) -> list[Outcome]:
         """The outcomes of these deliveries that the filter admits; those that are gone are left out."""
@@ -132,7 +135,9 @@ class Outcomes:
         return read_counts(self._client.hgetall(f"{self._root}counts"))
 
     def _walk(self, hashed: bytes, meant: Callable[[Row], bool], only: Filter) -> Iterator[Outcome]:
-        """From each delivery that the index names for this hash, on through its neighbours that are meant."""
+        """From each delivery that the index names for this hash, on through its neighbours that are meant;
+        and those that have waited for longer than the index remembers.
+        """
         seen: set[int] = set()
         for start in self._indexed(hashed):
             at: int | None = start
@@ -156,6 +161,22 @@ class Outcomes:
                         at = (start // SEGMENT + 1) * SEGMENT
                 yield from self.of(found, only)
                 size = _PAGE
+        for segment in self._older_than_the_index():
+            every = range(segment * SEGMENT, (segment + 1) * SEGMENT)
+            found = [n for n, _, row in self._read(every) if n not in seen and meant(row)]
+            yield from self.of(found, only)
+
+    def _older_than_the_index(self) -> Iterator[int]:
+        """Segments that begin with a trigger which the index may have forgotten: something in them was
+        paused, parked or asleep for longer than the retention.
+        """
+        now_seconds, _ = self._client.time()
+        before_ms = int(now_seconds) * 1000 - self._indexed_ms
+        for segment in sorted(map(int, self._client.zrange(f"{self._root}segments", 0, -1))):
+            first = self._client.lindex(f"{self._root}seg:{segment}:rows", 0)
+            if first is not None and int(read_row(first).trigger.partition("-")[0]) > before_ms:
+                return
+            yield segment
 
     def _indexed(self, hashed: bytes) -> list[int]:
         """The deliveries that the index names for this hash, of all days, oldest first."""

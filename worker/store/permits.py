@@ -92,12 +92,12 @@ class Permits:
         return rest.kept or rest.nap_ms > 0
 
     def free(self, most: int) -> int:
-        """How many permits could be taken now."""
-        return max(0, most - int(self._scripts.run("held", [self._root, f"{self._root}permits"])))
+        """How many permits could be taken now: of ``most`` that the account has, or of fewer when throttled."""
+        return int(self._scripts.run("held", [self._root, f"{self._root}permits"], most))
 
     def seated(self) -> int:
         """How many accept tasks wait at the intake."""
-        return int(self._scripts.run("held", [self._root, f"{self._root}acceptors"]))
+        return int(self._scripts.run("held", [self._root, f"{self._root}acceptors"], ""))
 
     def sit(self, token: str, most: int, lease_ms: int) -> bool:
         """Takes (or renews) a place among the waiting accept tasks."""

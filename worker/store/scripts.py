@@ -12,6 +12,12 @@ from importlib.resources import files
 from typing import Any
 
 from redis.commands.core import Script
+from redis.exceptions import (
+    ConnectionError,  # noqa: A004  # redis-py's name
+    NoScriptError,
+    ResponseError,
+    TimeoutError,  # noqa: A004  # as above
+)
 
 from worker.store.connection import RedisClient
 from worker.store.schema import Schema
@@ -49,7 +55,67 @@ class Scripts:
         Raises LayoutError where the account's data is another version's.
         """
         self._schema.check()
+        return self._script(name)(keys=keys, args=args)
+
+    def start(self, name: str, keys: list[str], *args: Any) -> Running:
+        """Sends a script and does not wait for it: meanwhile the caller may make the next one ready.
+
+        Raises LayoutError as ``run`` does; all other errors come with the result.
+        """
+        self._schema.check()
+        return Running(self._client, self._script(name), keys, args)
+
+    def _script(self, name: str) -> Script:
         script = self._scripts.get(name)
         if script is None:
             script = self._scripts[name] = self._client.register_script(source(name))
-        return script(keys=keys, args=args)
+        return script
+
+
+class Running:
+    """A script that has been sent on a connection of its own. Its result is taken once, or it is dropped."""
+
+    def __init__(self, client: RedisClient, script: Script, keys: list[str], args: tuple[Any, ...]) -> None:
+        self._script, self._keys, self._args = script, keys, args
+        self._pool = client.connection_pool
+        self._connection: Any = None
+        try:
+            self._connection = self._pool.get_connection()
+            self._connection.send_command("EVALSHA", script.sha, len(keys), *keys, *args)
+        except (ConnectionError, TimeoutError):
+            self.drop()
+        except BaseException:
+            self.drop()
+            raise
+
+    def result(self) -> Any:
+        """Waits for the result. Where the connection broke it is run again, as every script may be."""
+        if self._connection is None:
+            return self._again()
+        try:
+            answer = self._connection.read_response()
+        except (ConnectionError, TimeoutError, NoScriptError):
+            self.drop()
+            return self._again()
+        except ResponseError:
+            self._release()
+            raise
+        except BaseException:
+            self.drop()
+            raise
+        self._release()
+        return answer
+
+    def _again(self) -> Any:
+        again: Any = self._script
+        return again(keys=self._keys, args=self._args)
+
+    def drop(self) -> None:
+        """Lets go of it: nobody learns whether it happens."""
+        if self._connection is not None:
+            self._connection.disconnect()
+            self._release()
+
+    def _release(self) -> None:
+        connection, self._connection = self._connection, None
+        self._pool.release(connection)

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from worker.core.model import Reason, Status
-from worker.core.planning import Limits, Plan, Take, plan
+from worker.core.planning import PATIENCE_MS, Limits, Plan, Take, plan
 from worker.store.batches import PermitLostError
 
 if TYPE_CHECKING:
     from tests.conftest import Eventually
-    from tests.integration.store.conftest import Ground
+    from tests.integration.store.conftest import Clock, Ground
+    from worker.store.batches import Batch
 
 
 def test_nothing_is_due_in_an_empty_account(ground: Ground) -> None:
@@ -36,6 +37,21 @@ def test_a_view_is_bounded_however_many_groups_wait(ground: Ground) -> None:
     assert view is not None
     assert len(view.groups) == 16
     assert sorted(ground.drain()) == list(range(40))
+
+
+def test_a_view_shows_a_group_that_has_waited_too_long_alone_and_says_that_others_wait(
+    clock: Clock, ground: Ground
+) -> None:
+    ground.accept(*(ground.body("a", name=f"order {i}") for i in range(3)))
+    shown = []
+    for ms in (PATIENCE_MS, 1, 0, 0):
+        clock.advance(ms)
+        view = ground.deliveries.view()
+        assert view is not None
+        shown.append((len(view.groups), view.others))
+        if len(view.groups) < 3:
+            assert numbers_of(ground.on_the_wire()) == [len(shown) - 2]
+    assert shown == [(3, False), (1, True), (1, True), (1, False)]
 
 
 def test_urgent_goes_before_normal_and_normal_before_bulk(ground: Ground) -> None:
@@ -264,3 +280,63 @@ def test_the_first_attempt_is_noted_when_it_begins(ground: Ground) -> None:
     assert ground.cell(0).first_ms < accepted_ms
     (member,) = ground.claim().members
     assert member.told[0].first_ms >= accepted_ms
+
+
+def numbers_of(batch: Batch) -> list[int]:
+    return [n for member in batch.members for n in member.deliveries]
+
+
+def _recipients(batch: Batch) -> list[str]:
+    return [member.row.recipient.value for member in batch.members]
+
+
+def test_nobody_is_in_a_call_twice_and_the_later_row_waits_for_the_next_one(ground: Ground) -> None:
+    ground.file("a", "b", dedupe_key="first")
+    ground.file("a", "c", dedupe_key="second")
+    ground.file("a", dedupe_window=0)
+    calls = [ground.on_the_wire() for _ in range(3)]
+    assert [_recipients(batch) for batch in calls] == [["a", "b", "c"], ["a"], ["a"]]
+    assert [numbers_of(batch) for batch in calls] == [[0, 1, 3], [2], [4]]
+    assert ground.deliveries.view() is None
+
+
+def test_the_same_person_of_two_lanes_is_in_a_call_once(ground: Ground) -> None:
+    ground.file("a", "b", campaigns=[65, 66], dedupe_key="first")
+    ground.file("a", "c", campaigns=[65], dedupe_key="second")
+    batches = []
+    while ground.deliveries.view() is not None:
+        batches.append(ground.on_the_wire(campaigns=1))
+    assert sorted(n for batch in batches for m in batch.members for n in m.deliveries) == list(range(6))
+    for batch in batches:
+        assert len(set(_recipients(batch))) == len(batch.members)
+
+
+@pytest.mark.parametrize("name", ['q"uote', "back\\slash", "\u0007bell", "plain", "a@x", "ü"])
+def test_a_person_is_known_again_whatever_the_name_looks_like(ground: Ground, name: str) -> None:
+    ground.file(name, "z" + name, dedupe_key="first")
+    ground.file(name, "z" + name, dedupe_key="second")
+    assert [_recipients(ground.on_the_wire()) for _ in range(2)] == [[name, "z" + name]] * 2
+
+
+def test_rows_of_one_person_do_not_keep_the_others_of_a_lane_waiting(ground: Ground) -> None:
+    for i in range(12):
+        ground.file("a", dedupe_key=f"key {i}")
+    ground.file("b", "c")
+    assert _recipients(ground.on_the_wire(recipients=3)) == ["a", "b", "c"]
+    assert sorted(ground.drain()) == list(range(1, 12))
+
+
+def test_a_person_who_was_tried_before_is_not_in_a_call_twice(ground: Ground) -> None:
+    ground.file("a", "b", campaigns=[65, 66], dedupe_key="first")
+    assert ground.settle(ground.on_the_wire(), Status.PENDING, Reason.THROTTLED, counted=0)
+    ground.file("b", "a", campaigns=[65, 66], dedupe_key="second")
+    assert [_recipients(ground.on_the_wire()) for _ in range(2)] == [["a", "b"], ["b", "a"]]
+
+
+def test_rows_over_a_segment_border_and_rows_that_differ_are_all_sent(ground: Ground) -> None:
+    """Equal rows are changed once: not so those that differ, and rows that lie in two segments."""
+    ground.file_people(1019)
+    ground.file(*(f"v{i}" for i in range(400)), campaigns=[1, 2, 3])
+    ground.cancel(1019, 1025, 1500)
+    ground.audit()
+    assert sorted(ground.drain()) == sorted({*range(1019 + 1200)} - {1019, 1025, 1500})

@@ -300,3 +300,29 @@ def test_neighbours_of_many_days_and_segments_are_found(ground: Ground) -> None:
         )
     ground.file("a", "b", campaigns=[CHAT])
     assert calls(ground) == [((PUSH, MAIL, SMS, CHAT), 2)]
+
+
+def test_joined_rows_of_one_person_are_sent_in_calls_of_their_own(ground: Ground) -> None:
+    """The later one goes back whole: the push and the mail of each order still share a call."""
+    for order in ("first", "second"):
+        ground.file("a", "b", campaigns=[PUSH], dedupe_key=order)
+        ground.file("a", campaigns=[MAIL], dedupe_key=order)
+    made = []
+    while ground.deliveries.view() is not None:
+        batch = ground.on_the_wire()
+        people = [member.row.recipient.value for member in batch.members]
+        assert len(set(people)) == len(people)
+        made.append((batch.campaigns, numbers(batch)))
+        ground.audit()
+    assert sorted(made) == [((PUSH,), [1]), ((PUSH,), [4]), ((PUSH, MAIL), [0, 2]), ((PUSH, MAIL), [3, 5])]
+
+
+def test_a_joined_row_that_goes_back_without_a_cancelled_part_is_sent_in_full(ground: Ground) -> None:
+    for order in ("first", "second"):
+        ground.file("a", campaigns=[PUSH], dedupe_key=order)
+        ground.file("a", campaigns=[MAIL], dedupe_key=order)
+        ground.file("a", campaigns=[SMS], dedupe_key=order)
+    assert ground.cancel(4) == 1
+    assert numbers(ground.on_the_wire()) == [0, 1, 2]
+    ground.audit()
+    assert calls(ground) == [((PUSH, SMS), 1)]

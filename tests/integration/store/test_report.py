@@ -174,6 +174,20 @@ def test_a_process_that_did_not_call_only_gives_the_probes_turn_back(
     assert park_of(client) == before
 
 
+def test_a_throttled_account_has_no_permit_free_that_may_not_be_used(ground: Any) -> None:
+    ground.file_people(3)
+    ground.deliveries.swept()
+    ground.client.hset(f"{ground.root}door", mapping={"limit": 1, "cut": 0})
+    assert ground.free(MOST) == 1
+    assert ground.store.progress().waits(60_000)
+    assert ground.hold("a", most=MOST)
+    assert not ground.hold("b", most=MOST)
+    assert ground.free(MOST) == 0
+    seen = ground.store.progress()
+    assert seen.due_since_ms is None
+    assert not seen.waits(60_000), "a worker that waits for the one permit is not stuck"
+
+
 def test_recipients_are_known_as_bad_no_longer_than_the_window(store: Store, client: Any) -> None:
     for name, window_ms in (("a", 60_000), ("b", 60_000)):
         store.door.remember_bad([Recipient(Kind.EMAIL, f"{name}@example.com")], window_ms)

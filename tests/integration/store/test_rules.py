@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from config.rules import CampaignRules, QuietHours
+from worker.core.door import Parked
 from worker.core.model import Reason, Status
 from worker.core.planning import Limits, View, plan
-from worker.store.batches import Batch, SplitBy
+from worker.store.batches import Batch, HeldBackError, SplitBy
 from worker.store.rules import ALLOWANCE_MS, Wait, Why
 
 if TYPE_CHECKING:
@@ -58,6 +59,14 @@ def wait_of(ground: Ground) -> int:
     found = ground.deliveries.look()
     assert isinstance(found, int), found
     return found
+
+
+def park(ground: Ground, clock: Clock, *, drop: bool = False) -> None:
+    """CleverTap calls campaign 65 stopped, and the pause until its next probe passes."""
+    ground.store.door.report(
+        Parked(Reason.CAMPAIGN_NOT_READY, frozenset({65})), permits=3, began_ms=clock.now_ms, drop=drop
+    )
+    clock.advance(MINUTE)
 
 
 def people(count: int, name: str = "u") -> list[str]:
@@ -137,8 +146,6 @@ def test_a_part_of_a_refused_batch_keeps_quiet_hours_and_goes_on_behind_them(
 
 
 def test_a_campaign_that_is_parked_is_not_probed_in_quiet_hours(ruled: Make, clock: Clock) -> None:
-    from worker.core.door import Parked
-
     clock.set(ms(2026, 11, 24, 21))
     ground = ruled(campaigns={65: NIGHT})
     ground.file("a")
@@ -277,6 +284,17 @@ def test_a_full_call_does_not_linger(ruled: Make) -> None:
     assert [send(ground), send(ground)] == [10, 0]
 
 
+def test_rows_that_were_joined_away_do_not_make_a_call_full(ruled: Make, clock: Clock) -> None:
+    ground = ruled(campaigns={65: CampaignRules(linger_seconds=5)}, full_call=6)
+    ground.file_people(6, campaigns=[65])
+    ground.file(*(f"u{i}" for i in range(1, 6)), campaigns=[66])
+    assert ground.client.llen(f"{ground.root}lane:1:65") == 6
+    assert send(ground) == 5
+    assert wait_of(ground) == 5 * SECOND
+    clock.advance(5 * SECOND)
+    assert send(ground) == 1
+
+
 def test_urgent_deliveries_and_other_campaigns_do_not_linger(ruled: Make) -> None:
     ground = ruled(campaigns={65: CampaignRules(linger_seconds=5)})
     ground.file("a", priority="urgent")
@@ -367,6 +385,139 @@ def test_what_may_have_been_sent_stays_counted(ruled: Make) -> None:
     assert send(ground) == 0
 
 
+@pytest.mark.parametrize("guard", [CampaignRules(max_per_hour=10), CampaignRules(canary=10)])
+def test_what_may_have_been_sent_stays_counted_though_it_is_sent_again(
+    ruled: Make, guard: CampaignRules
+) -> None:
+    ground = ruled(campaigns={65: guard})
+    ground.file_people(30)
+    batch = claim(ground)
+    assert batch is not None
+    assert ground.deliveries.mark(batch, DAY)
+    assert ground.settle(batch, Status.RETRYING, Reason.NO_ANSWER, due_ms=0)
+    ground.deliveries.promote()
+    assert send(ground) == 0
+    (wait,) = ground.status().waits
+    assert (wait.count, wait.most) == (10, 10)
+    assert ground.total(Status.PENDING) == 30
+
+
+def test_what_surely_was_not_sent_is_given_back_though_an_earlier_attempt_may_have_been(ruled: Make) -> None:
+    ground = ruled(campaigns={65: CampaignRules(max_per_hour=10)})
+    ground.file_people(5)
+    batch = claim(ground)
+    assert batch is not None
+    assert ground.deliveries.mark(batch, DAY)
+    assert ground.settle(batch, Status.RETRYING, Reason.NO_ANSWER, due_ms=0)
+    ground.deliveries.promote()
+    for _ in range(3):
+        batch = claim(ground)
+        assert batch is not None
+        assert len(batch.members) == 5
+        assert ground.deliveries.mark(batch, DAY)
+        assert ground.settle(batch, Status.PENDING, Reason.NO_ANSWER, counted=0)
+
+
+def test_a_parked_campaign_is_not_probed_beyond_its_guard(ruled: Make, clock: Clock) -> None:
+    clock.set(clock.now_ms // (30 * SECOND) * 30 * SECOND)
+    ground = ruled(campaigns={65: CampaignRules(max_per_hour=2)})
+    ground.file_people(20)
+    assert send_all(ground) == 2
+    ends = clock.now_ms + HOUR + 30 * SECOND
+    park(ground, clock)
+    assert wait_of(ground) == ends - clock.now_ms
+    clock.set(ends)
+    view = ground.deliveries.view()
+    assert view is not None
+    assert view.probe == "65"
+
+
+def test_a_probe_that_was_planned_before_the_guard_was_full_is_not_made(ruled: Make, clock: Clock) -> None:
+    ground = ruled(campaigns={65: CampaignRules(max_per_hour=2)})
+    ground.file_people(20)
+    before = ground.deliveries.view()
+    park(ground, clock)
+    probe = ground.deliveries.view()
+    assert probe is not None
+    assert probe.probe == "65"
+    first = claim(ground, "a", view=before)
+    assert first is not None
+    assert len(first.members) == 2
+    assert claim(ground, "b", view=probe) is None
+
+
+def test_deliveries_of_a_stopped_campaign_end_when_its_guard_has_room(ruled: Make, clock: Clock) -> None:
+    ground = ruled(campaigns={65: CampaignRules(max_per_hour=2)})
+    ground.file_people(20)
+    assert send_all(ground) == 2
+    park(ground, clock, drop=True)
+    assert wait_of(ground) > 0
+    clock.advance(HOUR)
+    view = ground.deliveries.view()
+    assert view is not None
+    assert view.probe == "65"
+    ground.store.door.report(
+        Parked(Reason.CAMPAIGN_NOT_READY, frozenset({65})), permits=3, began_ms=clock.now_ms, drop=True
+    )
+    view = ground.deliveries.view()
+    assert view is not None
+    assert view.drop
+
+
+def beyond(ruled: Make, count: int) -> tuple[Ground, Batch]:
+    """A guard of 2 in an hour that is full, and a batch that an allowance of so many lets beyond it."""
+    ground = ruled(campaigns={65: CampaignRules(max_per_hour=2)})
+    ground.file_people(30)
+    assert send_all(ground) == 2
+    ground.store.ruled.allow(65, count)
+    batch = claim(ground)
+    assert batch is not None
+    assert len(batch.members) == count
+    return ground, batch
+
+
+@pytest.mark.parametrize("what", ["throttled", "paused", "its worker died"])
+def test_an_allowance_whose_call_surely_was_not_made_is_kept(ruled: Make, what: str) -> None:
+    ground, batch = beyond(ruled, 10)
+    ground.deliveries.retire()
+    if what == "throttled":
+        assert ground.deliveries.mark(batch, DAY)
+        assert ground.settle(batch, Status.PENDING, Reason.THROTTLED, counted=0)
+    elif what == "paused":
+        ground.pause("65")
+        with pytest.raises(HeldBackError):
+            ground.deliveries.mark(batch, DAY)
+        ground.resume("65")
+    else:
+        ground.client.zadd(f"{ground.root}flight", {batch.number: 1})
+        assert ground.deliveries.recover("r", DAY) is True
+    assert send_all(ground) == 10
+
+
+def test_an_allowance_whose_call_may_have_been_made_is_used_up(ruled: Make) -> None:
+    ground, batch = beyond(ruled, 10)
+    assert ground.deliveries.mark(batch, DAY)
+    assert ground.settle(batch, Status.RETRYING, Reason.NO_ANSWER, due_ms=0)
+    ground.deliveries.promote()
+    assert send_all(ground) == 0
+
+
+def test_an_allowance_is_given_back_once_though_its_batch_shrinks_first(ruled: Make) -> None:
+    ground, batch = beyond(ruled, 10)
+    assert ground.deliveries.mark(batch, DAY, ground.kept_out(ground.endings_of(batch)[:4]))
+    assert ground.client.hget(f"{ground.root}guards", "65:more").startswith(b"4 ")
+    assert ground.settle(batch, Status.PENDING, Reason.THROTTLED, counted=0)
+    assert send_all(ground) == 10
+
+
+def test_an_allowance_that_has_ended_is_not_given_back(ruled: Make, clock: Clock) -> None:
+    ground, batch = beyond(ruled, 10)
+    assert ground.deliveries.mark(batch, 2 * DAY)
+    clock.advance(ALLOWANCE_MS)
+    assert ground.settle(batch, Status.PENDING, Reason.THROTTLED, counted=0)
+    assert send_all(ground) == 2, "the hour has passed"
+
+
 def test_what_no_guard_counts_any_more_is_forgotten(ruled: Make, clock: Clock) -> None:
     ground = ruled(campaigns={65: CampaignRules(max_per_hour=2, max_per_day=5)})
     ground.file_people(4)
@@ -408,6 +559,34 @@ def test_a_canary_goes_on_by_itself_after_its_time(ruled: Make, clock: Clock) ->
     assert wait_of(ground) == 1
     clock.advance(1)
     assert send_all(ground) == 7
+
+
+def test_a_probe_neither_approves_a_canary_nor_goes_beyond_it(ruled: Make, clock: Clock) -> None:
+    ground = ruled(campaigns={65: CampaignRules(canary=3)})
+    ground.file_people(10)
+    assert send_all(ground) == 3
+    park(ground, clock)
+    assert ground.deliveries.look() is None, "an operator has not looked yet"
+    assert ground.store.ruled.approve(65)
+    view = ground.deliveries.view()
+    assert view is not None
+    assert view.probe == "65"
+
+
+def test_a_canary_whose_time_has_come_while_its_campaign_was_parked_lets_the_probe_go(
+    ruled: Make, clock: Clock
+) -> None:
+    ground = ruled(campaigns={65: CampaignRules(canary=3, canary_wait_seconds=900)})
+    ground.file_people(10)
+    assert send_all(ground) == 3
+    park(ground, clock)
+    assert wait_of(ground) == 14 * MINUTE
+    clock.advance(14 * MINUTE)
+    view = ground.deliveries.view()
+    assert view is not None
+    assert view.probe == "65"
+    assert send(ground) == 1
+    assert ground.client.hget(f"{ground.root}guards", "65:go") == b"1", "the rest goes on, as after any wait"
 
 
 def test_the_next_run_has_a_canary_of_its_own(ruled: Make) -> None:

@@ -43,21 +43,18 @@ local function tail_after(cell, counted)
   return string.char(math.min(255, attempts_of(cell) + counted)) .. string.sub(cell, HEAD + 2)
 end
 
-
--- What a batch's holder learns of each cell: its reason and its tail, 13 bytes.
-local function told(cells)
-  local parts = {}
-  for i, cell in ipairs(cells) do parts[i] = string.sub(cell, 2, 2) .. string.sub(cell, HEAD + 1) end
-  return table.concat(parts)
-end
-
 -- Calls visit(segment, offset, first, last) for each run ns[first..last] of neighbours in one segment.
 local function runs(ns, visit)
-  local first = 1
-  while first <= #ns do
-    local last = first
-    while last < #ns and ns[last + 1] == ns[last] + 1 and ns[last + 1] % SEG ~= 0 do last = last + 1 end
-    visit(math.floor(ns[first] / SEG), ns[first] % SEG, first, last)
+  local first, count = 1, #ns
+  while first <= count do
+    local last, n = first, ns[first]
+    local offset = n % SEG
+    local border = math.min(count, first + SEG - 1 - offset)
+    while last < border and ns[last + 1] == n + 1 do
+      last = last + 1
+      n = n + 1
+    end
+    visit((ns[first] - offset) / SEG, offset, first, last)
     first = last + 1
   end
 end
@@ -73,6 +70,41 @@ local function read_cells(ns)
   return cells
 end
 
+local function no_delivery(count) return string.rep('\0', count * CELL) end
+
+-- Calls visit(row, first, last) for each of the rows of `width` deliveries that ns[first..last] has a part in.
+local function rows_in(first, last, width, visit)
+  while first <= last do
+    local row = math.ceil(first / width)
+    local stop = math.min(row * width, last)
+    visit(row, first, stop)
+    first = stop + 1
+  end
+end
+
+-- The cells of rows of `width` deliveries, those of each row as one text (zeros where there is none any more):
+-- rows that were accepted together are equal, and what is done to one of them is known for all.
+local function read_strips(ns, width)
+  local strips = {}
+  runs(ns, function(segment, offset, first, last)
+    local count = last - first + 1
+    local text = redis.call('GETRANGE', root .. 'seg:' .. segment .. ':cells', offset * CELL, (offset + count) * CELL - 1)
+    if #text < count * CELL then text = text .. string.sub(no_delivery(count), #text + 1) end
+    rows_in(first, last, width, function(row, from, to)
+      local part = string.sub(text, (from - first) * CELL + 1, (to - first + 1) * CELL)
+      strips[row] = strips[row] and strips[row] .. part or part
+    end)
+  end)
+  return strips
+end
+
+-- The cells of a strip, with change(cell) in the place of each.
+local function change_strip(strip, change)
+  local cells = {}
+  for at = 1, #strip, CELL do cells[#cells + 1] = change(string.sub(strip, at, at + CELL - 1)) end
+  return table.concat(cells)
+end
+
 -- The JSON rows of a batch, for each recipient: one when its `width` deliveries have the same, else a list of all.
 local function read_rows(ns, width)
   local texts, rows = {}, {}
@@ -80,10 +112,11 @@ local function read_rows(ns, width)
     local some = redis.call('LRANGE', root .. 'seg:' .. segment .. ':rows', offset, offset + last - first)
     for i = first, last do texts[i] = some[i - first + 1] end
   end)
+  if width == 1 then return texts end
   for first = 1, #ns, width do
-    local same = true
-    for i = first + 1, first + width - 1 do same = same and texts[i] == texts[first] end
-    rows[#rows + 1] = same and texts[first] or { unpack(texts, first, first + width - 1) }
+    local text, same = texts[first], true
+    for i = first + 1, first + width - 1 do same = same and texts[i] == text end
+    rows[#rows + 1] = same and text or { unpack(texts, first, first + width - 1) }
   end
   return rows
 end
@@ -91,13 +124,23 @@ end
 -- What the deliveries of this script add to counters, written once at its end by flush().
 local moved, lives = {}, {}
 
+-- The counter of a cell; most cells of a script are equal to others.
+local counters = {}
+local function counter_of(cell)
+  local name = counters[cell]
+  if not name then
+    name = string.sub(cell, 16, 21) .. string.sub(cell, 1, 1)
+    counters[cell] = name
+  end
+  return name
+end
+
 local function count(segment, gid, cell, by)
-  local status, campaign = string.sub(cell, 1, 1), string.sub(cell, 16, 21)
   local of_segment = moved[segment]
   if not of_segment then of_segment = {}; moved[segment] = of_segment end
-  local key = campaign .. status
+  local key = counter_of(cell)
   of_segment[key] = (of_segment[key] or 0) + by
-  if LIVE[status] then
+  if LIVE[string.sub(key, 7)] then
     of_segment.live = (of_segment.live or 0) + by
     lives[gid] = (lives[gid] or 0) + by
   end
@@ -105,20 +148,60 @@ end
 
 -- Replaces the cells of the deliveries ns of group gid. new[i] == nil leaves a cell alone.
 local function write_cells(ns, gid, old, new)
-  local changed, cells = {}, {}
+  local changed, cells, k = {}, {}, 0
   for i = 1, #ns do
-    if new[i] then
-      changed[#changed + 1] = ns[i]
-      cells[#cells + 1] = new[i]
-      local segment = math.floor(ns[i] / SEG)
-      count(segment, gid, old[i], -1)
-      count(segment, gid, new[i], 1)
+    local cell = new[i]
+    if cell then
+      k = k + 1
+      changed[k], cells[k] = ns[i], cell
+      if counter_of(old[i]) ~= counter_of(cell) then
+        local segment = math.floor(ns[i] / SEG)
+        count(segment, gid, old[i], -1)
+        count(segment, gid, cell, 1)
+      end
     end
   end
   runs(changed, function(segment, offset, first, last)
     redis.call('SETRANGE', root .. 'seg:' .. segment .. ':cells', offset * CELL,
       table.concat(cells, '', first, last))
   end)
+end
+
+-- Replaces the cells of rows of `width` deliveries of group gid by change(cell), which must not ask for more than
+-- the cell: equal rows are changed once. Returns the new strips.
+local function write_strips(ns, width, gid, old, change)
+  local new, changed = {}, {}
+  for row, strip in ipairs(old) do
+    local made = changed[strip]
+    if not made then
+      made = change_strip(strip, change)
+      changed[strip] = made
+    end
+    new[row] = made
+  end
+  local text = table.concat(new)
+  runs(ns, function(segment, offset, first, last)
+    redis.call('SETRANGE', root .. 'seg:' .. segment .. ':cells', offset * CELL,
+      string.sub(text, (first - 1) * CELL + 1, last * CELL))
+    local function count_part(strip, made, from, to, times)
+      for at = from * CELL + 1, to * CELL, CELL do
+        count(segment, gid, string.sub(strip, at, at + CELL - 1), -times)
+        count(segment, gid, string.sub(made, at, at + CELL - 1), times)
+      end
+    end
+    local whole = {}
+    rows_in(first, last, width, function(row, from, to)
+      local strip = old[row]
+      if to - from + 1 == width then
+        whole[strip] = (whole[strip] or 0) + 1
+      else
+        local base = (row - 1) * width
+        count_part(strip, new[row], from - base - 1, to - base, 1)
+      end
+    end)
+    for strip, times in pairs(whole) do count_part(strip, changed[strip], 0, width, times) end
+  end)
+  return new
 end
 
 -- Frees the dedupe key when it is still the delivery's own.

@@ -26,17 +26,22 @@ end
 local rooms = {}
 
 -- 'open', 'shut', 'probe' (one small call may try it) or 'drop' (ends rejected without a call). `rows()` is how many
--- recipients want to go; without it (a part of a refused batch) quiet hours alone can shut a campaign. What is shut
--- for a time only says so to later().
+-- recipients want to go; without it (a part of a refused batch) quiet hours alone can shut a campaign. A probe is a
+-- call too: guards and canaries hold it, and then nothing is dropped either. What is shut for a time only says so
+-- to later().
 local function state_of(name, paused, parks, rows)
   if paused[name] then return 'shut' end
   local park, rule = parks[name], nil
   if rules and name ~= '*' then rule = rules.of(name) end
   rooms[name] = nil
   if rule then
-    local quiet = rules.measure(name, rule).quiet
-    if quiet then
-      later(quiet)
+    local m = rules.measure(name, rule)
+    if m.quiet then
+      later(m.quiet)
+      return 'shut'
+    end
+    if rows and park and m.room < 1 then
+      later(m.when)
       return 'shut'
     end
     if rows and not park then

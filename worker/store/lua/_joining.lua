@@ -171,10 +171,13 @@ local function indexed(wish, from, to)
   return newest, depths[math.max(1, #found - NEWEST + 1)] or 0
 end
 
+-- Rows of the chunk, whatever their contents, for which the index has been searched deep.
+local sampled = 0
+
 -- The waiting rows that `wish` may join. `reach` remembers, for its group, how far back people were found.
 local function seek(wish, reach)
-  if reach.samples < SAMPLES then
-    reach.samples = reach.samples + 1
+  if reach.samples < SAMPLES and sampled < 2 * SAMPLES then
+    reach.samples, sampled = reach.samples + 1, sampled + 1
     local found, depth = indexed(wish, DEEP, 0)
     local rows = rows_among(found, wish)
     if #rows > 0 and depth > TAIL then

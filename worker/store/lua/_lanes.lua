@@ -49,6 +49,35 @@ local function rejoined(cell, ns)
   return string.sub(cell, 1, 1) .. mark_of(ns) .. string.sub(cell, 10)
 end
 
+-- Deliveries as "number count number count ...": how many neighbours there are from each number on.
+local function spans_of(ns)
+  local parts, k, first, count = {}, 0, 1, #ns
+  while first <= count do
+    local last, n = first, ns[first]
+    while ns[last + 1] == n + 1 do
+      last = last + 1
+      n = n + 1
+    end
+    parts[k + 1], parts[k + 2] = ns[first], last - first + 1
+    k = k + 2
+    first = last + 1
+  end
+  return table.concat(parts, ' ')
+end
+
+-- The deliveries of a batch (its fields `rows` and `spans`; older versions wrote no spans).
+local function deliveries_of(rows, spans)
+  if not spans then return numbers(rows) end
+  local ns, k = {}, 0
+  for first, count in string.gmatch(spans, '(%d+) (%d+)') do
+    for n = tonumber(first), first + count - 1 do
+      k = k + 1
+      ns[k] = n
+    end
+  end
+  return ns
+end
+
 local function words(csv)
   local list = {}
   for word in string.gmatch(csv, '[^,]+') do list[#list + 1] = word end
@@ -170,6 +199,7 @@ end
 
 -- Writes the counters, and lets a group without live deliveries expire after `retention` milliseconds.
 local function flush(retention)
+  local total = {}
   for segment, of_segment in pairs(moved) do
     redis.call('ZADD', root .. 'segments', now, segment)
     for key, by in pairs(of_segment) do
@@ -177,11 +207,14 @@ local function flush(retention)
         local name = key
         if key ~= 'live' then
           name = string.format('%.0f', struct.unpack('>I6', key)) .. ':' .. string.sub(key, 7)
-          redis.call('HINCRBY', root .. 'counts', name, by)
+          total[name] = (total[name] or 0) + by
         end
         redis.call('HINCRBY', root .. 'seg:' .. segment, name, by)
       end
     end
+  end
+  for name, by in pairs(total) do
+    if by ~= 0 then redis.call('HINCRBY', root .. 'counts', name, by) end
   end
   local change = 0
   for gid, by in pairs(lives) do
@@ -209,28 +242,44 @@ local function flush(retention)
   review_guards()
 end
 
--- Makes the deliveries ns a batch that is claimed by a permit's holder; returns its number and the new cells.
+-- Makes the deliveries ns (`old`: their cells, one strip for each recipient) a batch that is claimed by a permit's
+-- holder; returns its number and the new strips.
 local function make_batch(ns, old, gid, campaigns, token, lease, job)
   local batch = redis.call('HINCRBY', root .. 'next', 'batch', 1)
-  local in_flight, first, new = string.sub(head('i', 0, 0, batch), 3), struct.pack('>I5', now - EPOCH), {}
-  for i, cell in ipairs(old) do
+  local in_flight, first = string.sub(head('i', 0, 0, batch), 3), struct.pack('>I5', now - EPOCH)
+  local new = write_strips(ns, #ns / #old, gid, old, function(cell)
     local rest = string.sub(cell, HEAD + 1)
     if attempts_of(cell) == 0 then rest = string.sub(rest, 1, 7) .. first end
     -- The reason stays: it remembers whether an earlier attempt may have been sent.
-    new[i] = 'i' .. string.sub(cell, 2, 2) .. in_flight .. rest
-  end
-  write_cells(ns, gid, old, new)
+    return 'i' .. string.sub(cell, 2, 2) .. in_flight .. rest
+  end)
   redis.call('HSET', root .. 'batch:' .. batch, 'state', 'claimed', 'token', token, 'gid', gid,
-    'campaigns', campaigns, 'rows', table.concat(ns, ','), 'job', job)
+    'campaigns', campaigns, 'rows', table.concat(ns, ','), 'spans', spans_of(ns), 'job', job)
   redis.call('ZADD', root .. 'flight', lease, batch)
   if job ~= '' then redis.call('ZADD', root .. 'splitting', lease, batch) end
   return batch, new
 end
 
--- What the holder of a batch is told of it.
-local function tell(batch, gid, campaigns, ns, cells)
+-- What a batch's holder learns of each cell: its reason and its tail, 13 bytes; those of one recipient alone when
+-- all are told the same.
+local function told(strips)
+  local said, parts, same = {}, {}, true
+  for row, strip in ipairs(strips) do
+    local part = said[strip]
+    if not part then
+      part = change_strip(strip, function(cell) return string.sub(cell, 2, 2) .. string.sub(cell, HEAD + 1) end)
+      said[strip] = part
+    end
+    parts[row] = part
+    same = same and part == parts[1]
+  end
+  return same and parts[1] or table.concat(parts)
+end
+
+-- What the holder of a batch is told of it. `rows`: its JSON rows where they have been read.
+local function tell(batch, gid, campaigns, ns, strips, rows)
   local group = redis.call('HMGET', root .. 'group:' .. gid, 'content', 'key')
-  return { batch, group[1], table.concat(ns, ','), told(cells), read_rows(ns, #words(campaigns)), group[2], campaigns }
+  return { batch, group[1], spans_of(ns), told(strips), rows or read_rows(ns, #words(campaigns)), group[2], campaigns }
 end
 
 -- Takes a batch off the books of what is in flight.

@@ -15,12 +15,15 @@
 -- Guards count exactly over any hour and any day, on the safe side: `guards` (a hash) holds, as <campaign>:h and
 -- <campaign>:d, counts by buckets of 30 s and 12 min, and a bucket counts until all of it is out of the window.
 -- A batch that was counted says when (`charged`); what of it surely was not sent is taken off that bucket, if it
--- still counts. Parts of a refused batch stay counted with it, and are not counted again. A canary counts in <campaign>:sent; its run ends when nothing of the campaign is pending or in flight.
+-- still counts, and what of it was let beyond a guard (`beyond:<campaign>`) is allowed again. What may have been
+-- sent stays counted, though it is sent again. Parts of a refused batch stay counted with it, and are not counted
+-- again. A canary counts in <campaign>:sent; its run ends when nothing of the campaign is pending or in flight.
 
 local FAR = 1e15
 -- When something may be sent that waits for time alone (ms), as far as has been looked.
 local soonest
--- Set where a batch ends that guards and canaries have counted: when that was (ms).
+-- Set where a batch ends that guards and canaries have counted (recall_charge()): { at (when that was, ms), batch
+-- (its key), beyond (campaign -> { how many an allowance let beyond its guards, until when it held (ms) }) }.
 local charged
 -- The rules of this call; nil when there are none, and then nothing of this file is even built.
 local rules
@@ -181,7 +184,8 @@ local function make_rules(rules_text)
     for _, name in ipairs(names) do
       local rule = rule_of(name)
       if rule and probing then
-        if measure(name, rule).quiet then room = 0 end
+        local m = measure(name, rule)
+        if m.quiet or m.room < 1 then room = 0 end
       elseif rule then
         room = math.min(room, (campaign_room(name, rule, planned)))
       end
@@ -204,8 +208,9 @@ local function make_rules(rules_text)
         local before = tonumber(redis.call('HGET', guards, name .. ':sent') or '0')
         local sent = redis.call('HINCRBY', guards, name .. ':sent', recipients)
         if before < rule.n and sent >= rule.n then redis.call('HSET', guards, name .. ':held', now) end
-        -- Past the canary: its time had come, so the rest of the run goes on.
-        if before >= rule.n then redis.call('HSET', guards, name .. ':go', 1) end
+        -- Past the canary when its time has come: the rest of the run goes on.
+        local since = rule.w and before >= rule.n and tonumber(redis.call('HGET', guards, name .. ':held') or '')
+        if since and since + rule.w <= now then redis.call('HSET', guards, name .. ':go', 1) end
       end
       local beyond = 0
       for _, kind in ipairs({ 'h', 'd' }) do
@@ -223,11 +228,12 @@ local function make_rules(rules_text)
       if more > 0 then
         local ends = string.match(redis.call('HGET', root .. 'guards', name .. ':more'), ' (%d+)$')
         redis.call('HSET', root .. 'guards', name .. ':more', math.max(0, more - beyond) .. ' ' .. ends)
+        redis.call('HSET', root .. 'batch:' .. batch, 'beyond:' .. name, math.min(more, beyond) .. ' ' .. ends)
       end
     end
   end
 
-  -- Takes `back` deliveries of a campaign that were counted at `charged` and surely not sent off its counts.
+  -- Takes `back` deliveries of a campaign that were counted as `charged` says and surely not sent off its counts.
   local function give_back(name, back)
     local guards = root .. 'guards'
     local sent = tonumber(redis.call('HGET', guards, name .. ':sent') or '0')
@@ -236,15 +242,34 @@ local function make_rules(rules_text)
       if redis.call('HEXISTS', guards, name .. ':' .. kind) == 1 then
         local list = buckets_of(name, kind)
         for _, each in ipairs(list) do
-          if each[1] == math.floor(charged / GUARDS[kind].size) then each[2] = math.max(0, each[2] - back) end
+          if each[1] == math.floor(charged.at / GUARDS[kind].size) then each[2] = math.max(0, each[2] - back) end
         end
         write_buckets(name, kind, list)
       end
+    end
+    local taken = charged.beyond[name]
+    if not taken then return end
+    -- The batch may go on with the others of its deliveries: none of them is given back twice.
+    local again = math.min(back, taken[1])
+    taken[1] = taken[1] - again
+    if redis.call('EXISTS', charged.batch) == 1 then
+      redis.call('HSET', charged.batch, 'beyond:' .. name, string.format('%.0f %.0f', taken[1], taken[2]))
+    end
+    local ends = string.match(redis.call('HGET', guards, name .. ':more') or '', ' (%d+)$')
+    ends = math.max(tonumber(ends or '0'), taken[2])
+    if again > 0 and ends > now then
+      redis.call('HSET', guards, name .. ':more', string.format('%.0f %.0f', allowance_of(name) + again, ends))
     end
   end
 
   -- Groups at the front of a flow that are looked at for how full they are.
   local FRONT = 16
+
+  -- Rows of a group's lane that were not joined away.
+  local function rows_of(gid, flow)
+    local rows = redis.call('LLEN', root .. 'lane:' .. gid .. ':' .. flow)
+    return rows - tonumber(redis.call('HGET', root .. 'group:' .. gid, 'stale:' .. flow) or '0')
+  end
 
   -- Rows of the fullest lane at the front of a flow.
   local function fullest(priority, flow)
@@ -252,7 +277,7 @@ local function make_rules(rules_text)
     if not fullest_memo[name] then
       local most = 1
       for _, gid in ipairs(redis.call('LRANGE', root .. 'flow:' .. name, 0, FRONT - 1)) do
-        most = math.max(most, redis.call('LLEN', root .. 'lane:' .. gid .. ':' .. flow))
+        most = math.max(most, rows_of(gid, flow))
       end
       fullest_memo[name] = most
     end
@@ -261,7 +286,7 @@ local function make_rules(rules_text)
 
   -- When a group's lane is to be sent though it may get fuller yet; 0: at once, it is as full as a call may be.
   local function lingers_until(gid, flow, linger)
-    if redis.call('LLEN', root .. 'lane:' .. gid .. ':' .. flow) >= linger.full then return 0 end
+    if rows_of(gid, flow) >= linger.full then return 0 end
     return tonumber(redis.call('HGET', root .. 'group:' .. gid, 'lane:' .. flow) or '0') + linger.ms
   end
 
@@ -306,6 +331,17 @@ end
 
 local function use_rules(text)
   if text and text ~= '' then rules = make_rules(text) end
+end
+
+-- Before a batch is dropped or loses deliveries: what guards and canaries have counted of it (`at`: its field
+-- `charged`), so that review_guards() gives back what surely was not sent.
+local function recall_charge(batch, at, names)
+  if not at then return end
+  charged = { at = tonumber(at), batch = root .. 'batch:' .. batch, beyond = {} }
+  for _, name in ipairs(names) do
+    local count, ends = string.match(redis.call('HGET', charged.batch, 'beyond:' .. name) or '', '^(%d+) (%d+)$')
+    if count then charged.beyond[name] = { tonumber(count), tonumber(ends) } end
+  end
 end
 
 -- By what has moved: gives back what was claimed and not sent, and ends the runs of campaigns that have nothing

@@ -74,8 +74,15 @@ local function shape_of(text)
     string.match(text, '^(%d+) (%d) (%d+) (%d+) (%d+) (%d+) ([%d,]+)$')
   shape = { piece = tonumber(piece), final = final == '1', group = groups[tonumber(group)], due = tonumber(due),
     expires = tonumber(expires), window = tonumber(window), campaigns = campaigns, names = words(campaigns) }
-  shape.packed = {}
-  for i, name in ipairs(shape.names) do shape.packed[i] = struct.pack('>I6', tonumber(name)) end
+  local at_first = math.max(now, shape.due)
+  shape.status = shape.due > now and 's' or 'p'
+  shape.first, shape.day = struct.pack('>I5', at_first - EPOCH), math.floor(at_first / 86400000)
+  shape.tails, shape.cells, shape.fresh = {}, {}, {}
+  for i, name in ipairs(shape.names) do
+    shape.tails[i] = '\0' .. struct.pack('>I6', tonumber(name)) .. shape.first
+    shape.cells[i] = head(shape.status, 0, 0, 0) .. shape.tails[i]
+    shape.fresh[i] = 0
+  end
   shapes[text] = shape
   return shape
 end
@@ -96,14 +103,27 @@ local n = redis.call('HINCRBY', root .. 'next', 'delivery', total) - total
 local first_n, filed, duplicates, passed = n, 0, 0, 0
 local cells, rows, ns = {}, {}, {}
 local index, lanes, order, wishes = {}, {}, {}, {}
-local fresh = { p = head('p', 0, 0, 0), s = head('s', 0, 0, 0) }
 
 -- index entries are spread over 256 buckets a day: `ix:<day>:<bucket>` += hash 4, delivery 6.
 local function remember(day, hash, number)
-  local key = day .. ':' .. string.byte(hash, 1)
-  local bucket = index[key]
-  if not bucket then bucket = {}; index[key] = bucket end
-  bucket[#bucket + 1] = string.sub(hash, 2, 5) .. struct.pack('>I6', number)
+  local of_day = index[day]
+  if not of_day then of_day = {}; index[day] = of_day end
+  local name = string.byte(hash, 1)
+  local bucket = of_day[name]
+  if not bucket then bucket = {}; of_day[name] = bucket end
+  bucket[#bucket + 1] = string.sub(hash, 2, 5) .. number
+end
+
+-- Fresh deliveries of the present segment are counted by shape, and added to the counters when it ends.
+local counted = {}
+local function count_fresh(segment)
+  for shape in pairs(counted) do
+    for i, fresh in ipairs(shape.fresh) do
+      if fresh > 0 then count(segment, shape.group.gid, shape.cells[i], fresh) end
+      shape.fresh[i] = 0
+    end
+  end
+  counted = {}
 end
 
 local function wait_in(gid, campaigns, due, row)
@@ -114,7 +134,7 @@ local function wait_in(gid, campaigns, due, row)
     lanes[key] = lane
     order[#order + 1] = lane
   end
-  lane.rows[#lane.rows + 1] = row
+  if row then lane.rows[#lane.rows + 1] = row end
   return lane
 end
 
@@ -126,54 +146,76 @@ for _ = 1, sections do
     at = at + 2 * m
   else
     if shape.final then done[#done + 1] = id end
-    local gid = gid_of(shape.group)
-    local status = shape.due > now and 's' or 'p'
-    local first = struct.pack('>I5', math.max(now, shape.due) - EPOCH)
-    local day = math.floor(math.max(now, shape.due) / 86400000)
-    local width, section_first = #shape.names, n
+    local gid, status, day = gid_of(shape.group), shape.status, shape.day
+    local width, section_first, own, fresh = #shape.names, n, shape.cells, shape.fresh
     local due = status == 's' and shape.due
+    local opening, digest_root = '[' .. gid .. ',', root .. 'd:'
     if shape.scan == nil then shape.scan = others_wait(gid, shape.names, due) end
-    remember(day, string.sub(hashes, 1, 5), n)
-    if #hashes > 5 then remember(day, string.sub(hashes, 6, 10), n) end
+    local several = mixed[shape.group] == 'mixed'
+    local packed = struct.pack('>I6', n)
+    remember(day, string.sub(hashes, 1, 5), packed)
+    if #hashes > 5 then remember(day, string.sub(hashes, 6, 10), packed) end
     for _ = 1, m do
       local row, keys = ARGV[at], ARGV[at + 1]
       at = at + 2
-      remember(day, string.sub(row, 1, 5), n)
-      local text = '[' .. gid .. ',' .. string.sub(row, 6)
-      local names, members = shape.campaigns, {}
+      local row_first, members = n, nil -- members: those that are no duplicates, when some are
+      remember(day, row, struct.pack('>I6', n))
+      local text = opening .. string.sub(row, 6)
       for i = 1, width do
         local holder = false
         if keys ~= '' then
-          holder = redis.call('SET', root .. 'd:' .. string.sub(keys, i * 16 - 15, i * 16), n,
+          holder = redis.call('SET', digest_root .. string.sub(keys, i * 16 - 15, i * 16), n,
             'NX', 'GET', 'PX', shape.window)
         end
+        local cell
         if holder then
-          cells[#cells + 1] = head('d', 17, 0, tonumber(holder)) .. '\0' .. shape.packed[i] .. first
+          cell = head('d', 17, 0, tonumber(holder)) .. shape.tails[i]
+          count(math.floor(n / SEG), gid, cell, 1)
           duplicates = duplicates + 1
+          if not members then
+            members = {}
+            for member = row_first, n - 1 do members[#members + 1] = member end
+          end
         else
-          cells[#cells + 1] = fresh[status] .. '\0' .. shape.packed[i] .. first
-          members[#members + 1] = n
+          cell = own[i]
+          fresh[i] = fresh[i] + 1
+          counted[shape] = true
+          if members then members[#members + 1] = n end
         end
-        rows[#rows + 1] = text
-        ns[#ns + 1] = n
-        count(math.floor(n / SEG), gid, cells[#cells], 1)
+        local k = #ns + 1
+        cells[k], rows[k], ns[k] = cell, text, n
         n = n + 1
+        if n % SEG == 0 then count_fresh(n / SEG - 1) end
       end
-      if #members > 0 then
-        local kept = shape.names
-        if #members < width then
-          kept = {}
-          for i, member in ipairs(members) do kept[i] = shape.names[member - (n - width) + 1] end
-          names = table.concat(kept, ',')
-        end
-        local scan = shape.scan == 'all' or shape.scan == 'some' and #members < width
-        if scan or mixed[shape.group] == 'mixed' then
-          wishes[#wishes + 1] = { gid = gid, status = status, due = due, expires = shape.expires, first = first, day = day,
-            hash = string.sub(row, 1, 5), who = who_of(string.sub(row, 6)), scan = scan, ns = members, names = kept }
+      local count_members = members and #members or width
+      if count_members > 0 then
+        local scan = shape.scan == 'all' or shape.scan == 'some' and count_members < width
+        if scan or several or members then
+          if not members then
+            members = {}
+            for i = 1, width do members[i] = row_first + i - 1 end
+          end
+          local names, kept = shape.campaigns, shape.names
+          if count_members < width then
+            kept = {}
+            for i, member in ipairs(members) do kept[i] = shape.names[member - row_first + 1] end
+            names = table.concat(kept, ',')
+          end
+          if scan or several then
+            wishes[#wishes + 1] = { gid = gid, status = status, due = due, expires = shape.expires, first = shape.first,
+              day = day, hash = string.sub(row, 1, 5), who = who_of(string.sub(row, 6)), scan = scan, ns = members, names = kept }
+          else
+            wait_in(gid, names, due, row_of(members))
+          end
         else
-          wait_in(gid, names, due, row_of(members))
+          local lane = shape.lane
+          if not lane then
+            lane = wait_in(gid, shape.campaigns, due)
+            shape.lane = lane
+          end
+          lane.rows[#lane.rows + 1] = string.format('%.0f', row_first)
         end
-        filed = filed + #members
+        filed = filed + count_members
       end
     end
     if shape.expires > 0 and n > section_first then
@@ -183,6 +225,8 @@ for _ = 1, sections do
     end
   end
 end
+
+count_fresh(math.floor(n / SEG))
 
 local joined, left = join(wishes)
 local marks, sinces = {}, {}
@@ -212,15 +256,23 @@ if n < first_n + total then redis.call('HINCRBY', root .. 'next', 'delivery', n 
 
 runs(ns, function(segment, offset, first, last)
   local key = root .. 'seg:' .. segment
-  redis.call('SETRANGE', key .. ':cells', offset * CELL, table.concat(cells, '', first, last))
+  local text = table.concat(cells, '', first, last)
+  -- SETRANGE leaves as much room again behind what grows. A segment that gets full is written whole, and without.
+  local before = offset + last - first + 1 == SEG and redis.call('GETRANGE', key .. ':cells', 0, offset * CELL - 1)
+  if before and (offset == 0 or #before == offset * CELL) then
+    redis.call('SET', key .. ':cells', offset == 0 and text or before .. text)
+  else
+    redis.call('SETRANGE', key .. ':cells', offset * CELL, text)
+  end
   redis.call('RPUSH', key .. ':rows', unpack(rows, first, last))
 end)
-for name, bucket in pairs(index) do
-  local text = table.concat(bucket)
-  if redis.call('APPEND', root .. 'ix:' .. name, text) == #text then
-    local day = tonumber(string.match(name, '^%d+'))
-    redis.call('PEXPIREAT', root .. 'ix:' .. name, (day + 2) * 86400000 + retention)
-    redis.call('ZADD', root .. 'days', day, day)
+for day, of_day in pairs(index) do
+  for bucket, entries in pairs(of_day) do
+    local key, text = root .. 'ix:' .. day .. ':' .. bucket, table.concat(entries)
+    if redis.call('APPEND', key, text) == #text then
+      redis.call('PEXPIREAT', key, (day + 2) * 86400000 + retention)
+      redis.call('ZADD', root .. 'days', day, day)
+    end
   end
 end
 for gid, lanes_left in pairs(left) do

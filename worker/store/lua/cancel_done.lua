@@ -4,7 +4,8 @@
 -- Result 1 when nothing that had been enqueued before it is in the intake, and nothing claimed before it is in
 --        flight: then all that is left of it waits, held back, and can be ended; else 0. 1 when it is gone too
 --
--- Also forgets the hold of a trigger that has been cancelled: there is nothing left to resume.
+-- Also forgets the hold of a trigger that has been cancelled: there is nothing left to resume. What an operator has
+-- sent again meanwhile may be held by the order that ends here: `freeing` has the sweep let it go.
 
 local name, order = ARGV[1], ARGV[2]
 if redis.call('HGET', root .. 'cancels', name) ~= order then return 1 end
@@ -21,6 +22,7 @@ for _, number in ipairs(redis.call('ZRANGE', root .. 'flight', 0, -1)) do
 end
 if ARGV[3] == '1' then
   redis.call('HDEL', root .. 'cancels', name)
+  redis.call('HSET', root .. 'freeing', name, string.format('%.0f', now))
   if string.sub(name, 1, 2) == 't:' then redis.call('HDEL', root .. 'held', name) end
 end
 return 1

@@ -42,10 +42,8 @@ for _, row in ipairs(rows) do
     end
   end
   if open and #waiting == #names then
-    for j, n in ipairs(row) do
-      ns[#ns + 1] = n
-      old[#old + 1] = cells[at + j]
-    end
+    for _, n in ipairs(row) do ns[#ns + 1] = n end
+    old[#old + 1] = table.concat(cells, '', at + 1, at + #row)
   elseif #waiting > 0 then
     local kept = {}
     for i, j in ipairs(waiting) do kept[i] = row[j] end

@@ -2,23 +2,22 @@
 --
 -- KEYS  1 root  2 intake stream
 -- ARGV  1 name  2 token  3 length of the lease (ms)  4 entries of the intake that it waits behind
---       5 how long it is kept when nobody touches it any more (ms)
--- Result 'appended', 'full' (too much waits in the intake), 'all' (nothing is left), 'paused', or 'lost' (the firing is
---        no longer the token's)
+--       5 how long what it has still to append is kept when nobody touches it any more (ms)
+-- Result 'appended', 'full' (too much waits in the intake), 'all' (nothing is left), 'gone' (something was, but not in
+--        Redis any more), 'paused', or 'lost' (the firing is no longer the token's)
 --
 -- Run again, as after a lost reply, it appends the one behind it: none is appended twice, none is left out.
 
 local name = ARGV[1]
 local firing, staged = root .. 'firing:' .. name, root .. 'staged:' .. name
-local held = redis.call('HMGET', firing, 'token', 'state', 'slot', 'rest')
+local held = redis.call('HMGET', firing, 'token', 'state', 'slot', 'rest', 'appended', 'triggers')
 if held[1] ~= ARGV[2] or held[2] ~= 'appending' then return 'lost' end
 if redis.call('HEXISTS', root .. 'send:' .. name, 'paused') == 1 then return 'paused' end
 redis.call('ZADD', root .. 'firings', now + tonumber(ARGV[3]), name)
-redis.call('PEXPIRE', firing, ARGV[5])
 redis.call('PEXPIRE', staged, ARGV[5])
 if redis.call('XLEN', KEYS[2]) >= tonumber(ARGV[4]) then return 'full' end
 local item = redis.call('LPOP', staged)
-if not item then return 'all' end
+if not item then return tonumber(held[5] or '0') < tonumber(held[6] or '0') and 'gone' or 'all' end
 local space = string.find(item, ' ', 1, true)
 local number = redis.call('HINCRBY', firing, 'appended', 1)
 redis.call('HINCRBY', firing, 'sent', string.sub(item, 1, space - 1))

@@ -1,7 +1,7 @@
 -- Lets go of a firing: for another one to go on, until it is tried again, or for good.
 --
 -- KEYS  1 root
--- ARGV  1 name  2 token  3 'released', 'put_off', 'done' or 'failed'  4 reason  5 tries  6 when it may be tried again (ms)
+-- ARGV  1 name  2 token  3 'released', 'put_off', 'done', 'missed' or 'failed'  4 reason  5 tries  6 when it may be tried again (ms)
 -- Result 1, or 0 when the firing is no longer the token's
 
 local name, how = ARGV[1], ARGV[3]

@@ -2,20 +2,35 @@
 --
 -- KEYS  1 root
 -- ARGV  1 name  2 token  3 length of the lease (ms)  4 'staged' or 'faulty'  5 items that lie there already
---       6 recipients among these  7 how long it is kept when nobody touches it any more (ms)  8... items
--- Result 1, or 0 when the firing is no longer the token's
+--       6 recipients among these  7 how long it is kept when nobody touches it any more (ms)
+--       8 share of maxmemory from which on nothing is put aside, 0: no such bound  9... items, none: the lease is renewed
+-- Result 1; or 0 when the firing is no longer the token's, or what it had put aside is gone;
+--        or { value, most } in bytes when the memory's bound is reached: all that was put aside is let go of
 --
 -- `staged` holds `<recipients> <to, JSON>`, one item a trigger; `faulty` holds three items a line: where, why, what.
--- Run again, as after a lost reply, it finds its items lying there.
+-- Run again, as after a lost reply, it finds its items lying there. Where it finds neither them nor what lay there
+-- before, the source has to be read anew.
 
 local firing, list = root .. 'firing:' .. ARGV[1], root .. ARGV[4] .. ':' .. ARGV[1]
 local held = redis.call('HMGET', firing, 'token', 'state')
 if held[1] ~= ARGV[2] or held[2] ~= 'reading' then return 0 end
-if redis.call('LLEN', list) == tonumber(ARGV[5]) then
-  for i = 8, #ARGV do redis.call('RPUSH', list, ARGV[i]) end
+local lie, before, more = redis.call('LLEN', list), tonumber(ARGV[5]), #ARGV - 8
+if lie ~= before and lie ~= before + more then return 0 end
+local share = tonumber(ARGV[8])
+-- As in enqueue.lua: what a user may not ask for (ACL) bounds nothing.
+local info = more > 0 and share > 0 and share < 1 and redis.pcall('INFO', 'memory') or ''
+if type(info) ~= 'string' then info = '' end
+local limit = math.floor(tonumber(string.match(info, '\nmaxmemory:(%d+)') or '0') * share)
+local used = tonumber(string.match(info, '\nused_memory:(%d+)') or '0')
+if limit > 0 and used >= limit then
+  redis.call('UNLINK', root .. 'staged:' .. ARGV[1], root .. 'faulty:' .. ARGV[1])
+  redis.call('HSET', firing, 'recipients', 0)
+  return { string.format('%.0f', used), string.format('%.0f', limit) }
+end
+if lie == before then
+  for i = 9, #ARGV do redis.call('RPUSH', list, ARGV[i]) end
   redis.call('HINCRBY', firing, 'recipients', ARGV[6])
 end
 redis.call('ZADD', root .. 'firings', now + tonumber(ARGV[3]), ARGV[1])
-redis.call('PEXPIRE', firing, ARGV[7])
 redis.call('PEXPIRE', list, ARGV[7])
 return 1

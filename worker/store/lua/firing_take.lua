@@ -1,8 +1,8 @@
 -- Takes up a firing: the one under way when nobody works on it, else the next slot that waits.
 --
 -- KEYS  1 root
--- ARGV  1 name  2 token  3 length of the lease (ms)  4 firings that may be worked on at once  5 how long it is kept
---       when nobody touches it any more (ms)
+-- ARGV  1 name  2 token  3 length of the lease (ms)  4 firings that may be worked on at once  5 how long what it
+--       has still to append is kept when nobody touches it any more (ms)
 -- Result { slot, state, tries, when it began (ms), reason of the last failure, slots that wait behind it, now (ms) },
 --        or nil when there is nothing to do
 --
@@ -28,7 +28,6 @@ if redis.call('HGET', firing, 'token') ~= token then
   end
 end
 redis.call('ZADD', leases, now + tonumber(ARGV[3]), name)
-redis.call('PEXPIRE', firing, ARGV[5])
 redis.call('PEXPIRE', root .. 'staged:' .. name, ARGV[5])
 local told = redis.call('HMGET', firing, 'slot', 'state', 'tries', 'began', 'reason')
 told[6], told[7] = redis.call('LLEN', slots), now

@@ -15,9 +15,7 @@ local batch = redis.call('ZRANGEBYSCORE', root .. 'flight', '-inf', now, 'LIMIT'
 if not batch then return '' end
 local key = root .. 'batch:' .. batch
 local held = redis.call('HMGET', key, 'state', 'gid', 'rows', 'campaigns', 'charged')
-charged = tonumber(held[5])
 local gid, ns = held[2], numbers(held[3])
-local old = read_cells(ns)
 
 -- Batches that were claimed before the last such crash are left by the same mishap: it counts once.
 local poison = false
@@ -30,6 +28,7 @@ if held[1] == 'claimed' then
 end
 
 if held[1] == 'claimed' and not poison then
+  recall_charge(batch, held[5], words(held[4]))
   unclaim(batch, gid, held[4], ns)
   flush(retention)
   return 'BACK'
@@ -37,6 +36,6 @@ end
 
 redis.call('HSET', key, 'token', token)
 redis.call('ZADD', root .. 'flight', lease, batch)
-local answer = tell(tonumber(batch), gid, held[4], ns, old)
+local answer = tell(tonumber(batch), gid, held[4], ns, read_strips(ns, #words(held[4])))
 answer[8] = held[1]
 return answer

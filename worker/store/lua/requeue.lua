@@ -1,4 +1,5 @@
--- The admin command retry: deliveries that ended without an acceptance become pending again.
+-- The admin command retry: deliveries that ended without an acceptance become pending again; scheduled again, where
+-- their send_at is still ahead.
 --
 -- KEYS  1 root
 -- ARGV  1 letters of the states it may take  2 retention (ms)
@@ -27,8 +28,13 @@ for i = 3, #ARGV, 4 do
     if holder and tonumber(holder) ~= n then
       held = held + 1
     else
-      write_cells({ n }, gid, old, { (unsure[reason_of(old[1])] or pending) .. '\0' .. string.sub(old[1], HEAD + 2) })
-      file(gid, campaign_of(old[1]), { row_of({ n }) })
+      local cell = (unsure[reason_of(old[1])] or pending) .. '\0' .. string.sub(old[1], HEAD + 2)
+      local first = struct.unpack('>I5', string.sub(old[1], 22, 26)) + EPOCH
+      local asleep = attempts_of(old[1]) == 0 and first > now
+      if asleep then cell = 's' .. string.sub(cell, 2) end
+      write_cells({ n }, gid, old, { cell })
+      if asleep then sleep_rows(gid, campaign_of(old[1]), { row_of({ n }) }, first)
+      else file(gid, campaign_of(old[1]), { row_of({ n }) }) end
       taken = taken + 1
     end
   end

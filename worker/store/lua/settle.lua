@@ -14,54 +14,68 @@
 
 local batch, token, http, text, retention = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 local key = root .. 'batch:' .. batch
-local held = redis.call('HMGET', key, 'state', 'token', 'gid', 'rows', 'campaigns', 'job', 'charged')
+local held = redis.call('HMGET', key, 'state', 'token', 'gid', 'rows', 'campaigns', 'job', 'charged', 'spans')
 if not held[1] or held[2] ~= token then return 0 end
-local gid, ns, campaigns, job = held[3], numbers(held[4]), words(held[5]), held[6] or ''
+local gid, ns, campaigns, job = held[3], deliveries_of(held[4], held[8]), words(held[5]), held[6] or ''
 local how = ARGV[7]
 
-local fates, at = {}, 9
+local fates, at, unsure = {}, 9, false
 for i = 1, tonumber(ARGV[8]) do
   local status = ARGV[at]
   if held[1] ~= 'wire' and status == 'a' then return 0 end
   fates[i] = { status = status, counted = tonumber(ARGV[at + 2]), due = tonumber(ARGV[at + 3]),
     head = head(status, tonumber(ARGV[at + 1]), http, tonumber(batch)) }
+  -- It is tried again though this attempt may have been sent.
+  unsure = unsure or LIVE[status] and fates[i].counted > 0 and MAYBE_SENT[tonumber(ARGV[at + 1])]
   at = at + 4
 end
 local assignment = ARGV[at]
 local uniform = #assignment == 1
 
-local old, new, width = read_cells(ns), {}, #campaigns
+local width = #campaigns
 local waiting, order = {}, {}
-for first = 1, #ns, width do
-  local kept = {} -- fate -> { deliveries, campaigns } of this recipient that go on waiting by it
-  for i = first, first + width - 1 do
-    local number = string.byte(assignment, uniform and 1 or i)
-    local fate = fates[number]
-    if held[1] ~= 'wire' and fate.status == 'u' and not MAYBE_SENT[reason_of(old[i])] then return 0 end
-    new[i] = fate.head .. tail_after(old[i], fate.counted)
-    if LIVE[fate.status] and how == '' then
-      kept[number] = kept[number] or { {}, {} }
-      table.insert(kept[number][1], ns[i])
-      table.insert(kept[number][2], campaigns[i - first + 1])
+if uniform and (held[1] == 'wire' or fates[string.byte(assignment)].status ~= 'u') then
+  local fate, rows = fates[string.byte(assignment)], {}
+  write_strips(ns, width, gid, read_strips(ns, width), function(cell)
+    return fate.head .. tail_after(cell, fate.counted)
+  end)
+  if LIVE[fate.status] and how == '' then
+    for first = 1, #ns, width do rows[#rows + 1] = row_of({ unpack(ns, first, first + width - 1) }) end
+    order[1] = { fate = fate, campaigns = held[5], rows = rows }
+  end
+else
+  local old, new = read_cells(ns), {}
+  for first = 1, #ns, width do
+    local kept = {} -- fate -> { deliveries, campaigns } of this recipient that go on waiting by it
+    for i = first, first + width - 1 do
+      local number = string.byte(assignment, uniform and 1 or i)
+      local fate = fates[number]
+      if held[1] ~= 'wire' and fate.status == 'u' and not MAYBE_SENT[reason_of(old[i])] then return 0 end
+      new[i] = fate.head .. tail_after(old[i], fate.counted)
+      if LIVE[fate.status] and how == '' then
+        kept[number] = kept[number] or { {}, {} }
+        table.insert(kept[number][1], ns[i])
+        table.insert(kept[number][2], campaigns[i - first + 1])
+      end
+    end
+    for number, part in pairs(kept) do
+      local names = table.concat(part[2], ',')
+      local name = number .. ' ' .. names
+      if not waiting[name] then
+        waiting[name] = { fate = fates[number], campaigns = names, rows = {} }
+        order[#order + 1] = waiting[name]
+      end
+      table.insert(waiting[name].rows, row_of(part[1]))
     end
   end
-  for number, part in pairs(kept) do
-    local names = table.concat(part[2], ',')
-    local name = number .. ' ' .. names
-    if not waiting[name] then
-      waiting[name] = { fate = fates[number], campaigns = names, rows = {} }
-      order[#order + 1] = waiting[name]
-    end
-    table.insert(waiting[name].rows, row_of(part[1]))
-  end
+  write_cells(ns, gid, old, new)
 end
-write_cells(ns, gid, old, new)
 for _, lane in ipairs(order) do
   if lane.fate.due < 0 then file(gid, lane.campaigns, lane.rows)
   else sleep_rows(gid, lane.campaigns, lane.rows, now + lane.fate.due) end
 end
 for i = at + 1, #ARGV, 2 do free_key(ARGV[i + 1], tonumber(ARGV[i])) end
-if how == '' then charged = tonumber(held[7]) end
+if how == '' and not unsure then recall_charge(batch, held[7], campaigns) end
 flush(retention)
 
 if job ~= '' and held[1] == 'wire' then
