@@ -14,6 +14,7 @@ from typing import Any
 
 from billiard import active_children
 from celery import Celery, signals
+from celery.worker.request import Request
 from celery.worker import state
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
@@ -111,6 +112,9 @@ def _without_arguments(record: logging.LogRecord) -> bool:
     vars(record).pop("data", None)
     if "message body" in str(record.msg) or "body:" in str(record.msg):
         record.msg, record.args = "a message that is no task of Volley was dropped; it is not shown", ()
+    if isinstance(record.args, tuple):
+        # The repr of a request holds the task's arguments; its id and name do not.
+        record.args = tuple(str(each) if isinstance(each, Request) else each for each in record.args)
     return True
 
 

@@ -420,6 +420,17 @@ def test_a_share_of_memory_that_is_reached_is_503(start: Start, client: RedisCli
     assert post(url).status_code == 200
 
 
+def test_a_redis_that_refuses_for_now_is_503(start: Start, client: RedisClient) -> None:
+    url = start()
+    client.config_set("min-replicas-to-write", 1)
+    try:
+        refused = post(url, Idempotency_Key="k")
+    finally:
+        client.config_set("min-replicas-to-write", 0)
+    assert refused.status_code == 503
+    assert post(url, Idempotency_Key="k").status_code == 200
+
+
 def test_redis_away_is_503_and_calls_are_taken_when_it_is_back(
     start: Start, tmp_path: Path, server_binary: Path | None
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -52,7 +53,13 @@ class Ground:
         self.http = Client(connections=1)
         self.stores: list[Store] = []
 
-    def engine(self, *sends: str, **environ: str) -> Engine:
+    def engine(
+        self,
+        *sends: str,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        **environ: str,
+    ) -> Engine:
         """An engine of its own: another process's, for what it knows."""
         toml = self.folder / "volley.toml"
         toml.write_text("\n".join(f"[[sends]]\n{CAMPAIGNS}{send}" for send in sends))
@@ -66,7 +73,9 @@ class Ground:
             }
         )
         self.stores.append(open_store(settings, "default"))
-        return Engine(settings, settings.account(), self.stores[-1], self.http)
+        return Engine(
+            settings, settings.account(), self.stores[-1], self.http, monotonic=monotonic, sleep=sleep
+        )
 
     def people(self, name: str, *addresses: str) -> str:
         (self.folder / name).write_text("email\n" + "".join(f"{each}\n" for each in addresses))

@@ -199,7 +199,7 @@ def test_who_comes_when_told_or_a_little_late_reaches_the_rate(
 GUARD_STEPS = st.lists(
     st.tuples(
         st.sampled_from([0, 1000, 29_000, 500_000, 3_571_000, 3_599_000, 3_600_000, 40_000_000, 85_700_000]),
-        st.sampled_from(["claim", "claim", "accepted", "refused", "unknown"]),
+        st.sampled_from(["claim", "claim", "accepted", "refused", "unknown", "resent"]),
         st.integers(0, 9),
     ),
     min_size=10,
@@ -237,6 +237,10 @@ def test_no_hour_and_no_day_has_more_than_the_guards_allow(
                 if what == "refused":
                     assert ground.settle(batch, Status.PENDING, Reason.THROTTLED, counted=0)
                     del sent[batch.number]
+                elif what == "resent":
+                    # It may have been sent, and waits to be sent again.
+                    assert ground.settle(batch, Status.RETRYING, Reason.NO_ANSWER, due_ms=0)
+                    ground.deliveries.promote()
                 else:
                     status = Status.ACCEPTED if what == "accepted" else Status.UNKNOWN
                     assert ground.settle(

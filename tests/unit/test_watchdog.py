@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import logging
+import threading
+from collections.abc import Sequence
 from itertools import count
+from typing import cast
 
 import pytest
 
+from worker.store import Store
 from worker.store.progress import Progress
-from worker.watchdog import Idleness, Step
+from worker.watchdog import Idleness, Step, Watchdog, Worker
 
 
 def looks(idleness: Idleness, seconds: int, **seen: int | bool) -> list[Step]:
@@ -91,3 +96,45 @@ def test_work_that_waits_while_nothing_moves_is_named(
 )
 def test_work_waits_if_it_is_due_unread_or_unswept(changes: dict[str, int | None], waits: bool) -> None:
     assert progress(**changes).waits(30_000) is waits
+
+
+def test_a_look_that_fails_is_told_once_and_the_next_one_follows(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody watches the watchdog: it goes on, whatever the accident was."""
+    hinted, enough, opened = threading.Event(), threading.Event(), count()
+
+    class Broken:
+        looks = count()
+
+        def progress(self) -> Progress:
+            if next(self.looks) < 2:
+                raise ValueError("invalid literal for int()")
+            return progress(swept_ms=None)
+
+    def stores() -> Sequence[Store]:
+        if next(opened) < 2:
+            raise OSError("no file is left")
+        return [cast("Store", Broken())]
+
+    def hint() -> bool:
+        hinted.set()
+        return True
+
+    worker = Worker(
+        begun=lambda: 0,
+        busy=lambda: False,
+        stopping=enough.is_set,
+        hint=hint,
+        stop=enough.set,
+        kill=enough.set,
+    )
+    dog = Watchdog(worker, stores, 0.06)
+    with caplog.at_level(logging.ERROR, "volley"):
+        dog.start()
+        try:
+            assert hinted.wait(30)
+        finally:
+            enough.set()
+            dog.join(30)
+    assert not dog.is_alive()
+    assert next(opened) == 3
+    assert [r.exc_info is not None for r in caplog.records if "could not look" in r.getMessage()] == [True]

@@ -196,14 +196,15 @@ class Recurring:
 
         def alive() -> None:
             nonlocal renewed
-            if self._parts.monotonic() < renewed + RENEW_SECONDS:
+            now = self._parts.monotonic()
+            if now < renewed + RENEW_SECONDS:
                 return
             if stopping():
                 self._firings.release(firing)
                 raise _LeftError
             if not self._firings.stage(firing, lease_ms, triggers, ()):
                 raise _LeftError
-            renewed = self._parts.monotonic()
+            renewed = now
 
         with closing(self._portions(send, rest, alive)) as portions:
             for portion in portions:
@@ -230,7 +231,7 @@ class Recurring:
     def _portions(
         self, send: Send, rest: bytes, alive: Callable[[], None] = lambda: None
     ) -> Generator[Gathered, None, None]:
-        """All of the source; ``alive`` is called between any two waits for it, and what it raises comes out."""
+        """All of the source; ``alive`` is called between any two waits for it. What it raises comes out."""
         # Beside `to` and this a trigger has an id of at most 100 bytes, quotation marks and names.
         room = self._parts.settings.max_trigger_bytes - len(rest) - 256
         with closing(self._named(send, alive)) as named:

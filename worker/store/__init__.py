@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from redis.exceptions import OutOfMemoryError, RedisError
+
 from config.settings import Endpoint, Settings
 from worker.store.batches import Windows
 from worker.store.bounds import Bounds, FullError, read_reached
-from worker.store.connection import (
-    AWAY,
-    LayoutError,
-    OutOfMemoryError,
-    RedisClient,
-    RedisError,
-    connect,
-)
+from worker.store.connection import AWAY, LayoutError, RedisClient, connect
 from worker.store.control import Control
 from worker.store.deliveries import Deliveries
 from worker.store.door import Door

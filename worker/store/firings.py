@@ -195,26 +195,21 @@ class Firings:
         anew. Raises FullError where Redis's memory has no room: then nothing lies there any more.
         """
         items = [b"%d %b" % (count, each) for count, each in to]
-        return self._put_aside(firing, lease_ms, "staged", at, sum(count for count, _ in to), items)
+        recipients = sum(count for count, _ in to)
+        return self._put_aside(firing, lease_ms, ("staged", at, recipients), items)
 
     def stage_faulty(
         self, firing: Firing, lease_ms: int, at: int, lines: Sequence[tuple[str, str, bytes]]
     ) -> bool:
         """Puts lines aside that name nobody: where, why, and the line; ``at`` lie there. As ``stage``."""
-        return self._put_aside(
-            firing, lease_ms, "faulty", 3 * at, 0, [item for line in lines for item in line]
-        )
+        items = [item for line in lines for item in line]
+        return self._put_aside(firing, lease_ms, ("faulty", 3 * at, 0), items)
 
     def _put_aside(
-        self,
-        firing: Firing,
-        lease_ms: int,
-        where: str,
-        at: int,
-        recipients: int,
-        items: Sequence[str | bytes],
+        self, firing: Firing, lease_ms: int, where: tuple[str, int, int], items: Sequence[str | bytes]
     ) -> bool:
-        args = (lease_ms, where, at, recipients, KEPT_MS, self._memory_share, *items)
+        """``where``: the list, how many items lie there, how many recipients these are."""
+        args = (lease_ms, *where, KEPT_MS, self._memory_share, *items)
         told = self._scripts.run("firing_stage", [self._root], firing.name, firing.token, *args)
         if isinstance(told, list):
             value, most = told

@@ -92,7 +92,7 @@ class Permits:
         return rest.kept or rest.nap_ms > 0
 
     def free(self, most: int) -> int:
-        """How many permits could be taken now: of ``most`` that the account has, or of fewer when throttled."""
+        """How many permits could be taken now: of ``most``, or of fewer while the account is throttled."""
         return int(self._scripts.run("held", [self._root, f"{self._root}permits"], most))
 
     def seated(self) -> int:

@@ -15,9 +15,11 @@ if held[1] ~= ARGV[2] or held[2] ~= 'appending' then return 'lost' end
 if redis.call('HEXISTS', root .. 'send:' .. name, 'paused') == 1 then return 'paused' end
 redis.call('ZADD', root .. 'firings', now + tonumber(ARGV[3]), name)
 redis.call('PEXPIRE', staged, ARGV[5])
+if redis.call('LLEN', staged) == 0 then
+  return tonumber(held[5] or '0') < tonumber(held[6] or '0') and 'gone' or 'all'
+end
 if redis.call('XLEN', KEYS[2]) >= tonumber(ARGV[4]) then return 'full' end
 local item = redis.call('LPOP', staged)
-if not item then return tonumber(held[5] or '0') < tonumber(held[6] or '0') and 'gone' or 'all' end
 local space = string.find(item, ' ', 1, true)
 local number = redis.call('HINCRBY', firing, 'appended', 1)
 redis.call('HINCRBY', firing, 'sent', string.sub(item, 1, space - 1))
