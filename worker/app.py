@@ -14,8 +14,8 @@ from typing import Any
 
 from billiard import active_children
 from celery import Celery, signals
-from celery.worker.request import Request
 from celery.worker import state
+from celery.worker.request import Request
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
