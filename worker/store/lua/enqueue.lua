@@ -13,27 +13,19 @@
 
 local most = { entries = tonumber(ARGV[2]), bytes = tonumber(ARGV[3]), live = tonumber(ARGV[4]) }
 local share = tonumber(ARGV[5])
-local entries, bytes, live, memory
-
--- What a user may not ask for (ACL), or a server does not have, bounds nothing.
-local function asked(...)
-  local answer = redis.pcall(...)
-  return type(answer) ~= 'table' and answer or nil
-end
+local entries, bytes, live, used, usable
 
 local function reached()
   if not entries then
     entries = redis.call('XLEN', KEYS[2])
     bytes = most.bytes > 0 and entries > 0 and asked('MEMORY', 'USAGE', KEYS[2], 'SAMPLES', 5) or 0
     live = tonumber(redis.call('GET', root .. 'live') or '0')
-    local info = share > 0 and share < 1 and asked('INFO', 'memory') or ''
-    local limit = tonumber(string.match(info, '\nmaxmemory:(%d+)') or '0')
-    if limit > 0 then memory = { tonumber(string.match(info, '\nused_memory:(%d+)')), math.floor(limit * share) } end
+    used, usable = memory_bound(share)
   end
   if most.entries > 0 and entries >= most.entries then return 'intake', entries, most.entries end
   if most.bytes > 0 and bytes >= most.bytes then return 'intake_bytes', bytes, most.bytes end
   if most.live > 0 and live >= most.live then return 'backlog', live, most.live end
-  if memory and memory[1] >= memory[2] then return 'memory', memory[1], memory[2] end
+  if used and used >= usable then return 'memory', used, usable end
 end
 
 local results, at = {}, 6

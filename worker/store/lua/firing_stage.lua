@@ -16,16 +16,11 @@ local held = redis.call('HMGET', firing, 'token', 'state')
 if held[1] ~= ARGV[2] or held[2] ~= 'reading' then return 0 end
 local lie, before, more = redis.call('LLEN', list), tonumber(ARGV[5]), #ARGV - 8
 if lie ~= before and lie ~= before + more then return 0 end
-local share = tonumber(ARGV[8])
--- As in enqueue.lua: what a user may not ask for (ACL) bounds nothing.
-local info = more > 0 and share > 0 and share < 1 and redis.pcall('INFO', 'memory') or ''
-if type(info) ~= 'string' then info = '' end
-local limit = math.floor(tonumber(string.match(info, '\nmaxmemory:(%d+)') or '0') * share)
-local used = tonumber(string.match(info, '\nused_memory:(%d+)') or '0')
-if limit > 0 and used >= limit then
+local used, usable = memory_bound(more > 0 and tonumber(ARGV[8]) or 0)
+if used and used >= usable then
   redis.call('UNLINK', root .. 'staged:' .. ARGV[1], root .. 'faulty:' .. ARGV[1])
   redis.call('HSET', firing, 'recipients', 0)
-  return { string.format('%.0f', used), string.format('%.0f', limit) }
+  return { string.format('%.0f', used), string.format('%.0f', usable) }
 end
 if lie == before then
   for i = 9, #ARGV do redis.call('RPUSH', list, ARGV[i]) end
