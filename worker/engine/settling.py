@@ -37,6 +37,7 @@ class Settling:
         With the view that it was planned from, the door learns from it too; without one, nothing was sent.
         """
         split = _halves(batch, decision)
+        text = self._scrubbed(batch, decision.text)
         rows = [FateRow(Status.ACCEPTED, Reason.NONE, 1, None)]
         assignment = b"\x01"
         freed: list[Ending] = []
@@ -45,7 +46,7 @@ class Settling:
         settled = self._store.deliveries.settle(
             batch,
             http=decision.http,
-            text=self._scrubbed(batch, decision.text),
+            text=text,
             fates=rows,
             assignment=assignment,
             freed=freed,
@@ -59,7 +60,7 @@ class Settling:
             window_ms = self._parts.settings.bad_recipient_window_seconds * 1000
             self._store.door.remember_bad(recipients_of(batch.members), window_ms)
         if view is not None:
-            self._teach(batch, decision, view)
+            self._teach(batch, decision, view, text)
         return True
 
     def no_call(self, view: View) -> None:
@@ -145,8 +146,11 @@ class Settling:
             return FateRow(Status.PENDING, found.reason, 0, None)
         return FateRow(found.status, found.reason, counted, found.due_in_ms)
 
-    def _teach(self, batch: Batch, decision: Decision, view: View) -> None:
-        """Tells the door what this call has taught; what is parked by it is reported once, and not again."""
+    def _teach(self, batch: Batch, decision: Decision, view: View, text: str) -> None:
+        """Tells the door what this call has taught; what is parked by it is reported once, and not again.
+
+        ``text``: the vendor's words, scrubbed.
+        """
         learnt = lesson(decision, batch.campaigns)
         if view.normal and isinstance(learnt, Fine | Nothing):
             return
@@ -157,7 +161,7 @@ class Settling:
                 began_ms=view.now_ms,
                 probe=view.probe,
                 http=decision.http,
-                text=self._scrubbed(batch, decision.text),
+                text=text,
                 drop=drop,
             )
             for name in parked:
@@ -167,7 +171,7 @@ class Settling:
                     "%s is parked (%s): likely %s; it is probed now and then, `volley status` tells more",
                     what,
                     reason.label,
-                    CAUSES.get(reason, decision.text),
+                    CAUSES.get(reason, text),
                 )
 
     def _by_policy(self, learnt: Lesson) -> list[tuple[Lesson, bool]]:
