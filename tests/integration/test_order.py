@@ -136,7 +136,7 @@ def test_bulk_leaves_the_reserve_to_the_others(desk: Callable[..., Desk]) -> Non
     assert volley.store.deliveries.view() is not None
     assert volley.store.permits.acquire("c", 3, 60_000)
     assert volley.store.deliveries.view() is None, "the third permit is not for bulk"
-    assert volley.store.permits.release_if_idle("c")
+    assert not volley.store.permits.rest("c").kept
     volley.enqueue(2, 1, priority="urgent")
     assert volley.store.permits.acquire("c", 3, 60_000)
     view = volley.store.deliveries.view()

@@ -294,7 +294,7 @@ class Life(RuleBasedStateMachine):
     @rule(token=TOKENS, if_idle=st.booleans())
     def release(self, token: str, if_idle: bool) -> None:
         permits = self.ground.store.permits
-        if not if_idle or permits.release_if_idle(token):
+        if not if_idle or not permits.rest(token).kept:
             permits.release(token)
             self.held.discard(token)
 

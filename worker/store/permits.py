@@ -66,12 +66,6 @@ class Permits:
             self._scripts.run("acquire", [self._root, f"{self._root}permits"], token, most, lease_ms, "1")
         )
 
-    def release_if_idle(self, token: str) -> bool:
-        """Gives the permit back when nothing is due, in one step with
-        looking; False: there is work, it is kept.
-        """
-        return not self.rest(token).kept
-
     def rest(self, token: str) -> Rest:
         """Gives the permit back when nothing may be sent now, in one step with looking; what to do then.
 

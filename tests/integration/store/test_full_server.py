@@ -64,7 +64,7 @@ def test_a_sweep_can_be_noted_when_the_server_is_full(full: Ground) -> None:
 def test_every_script_but_those_that_take_in_more_may_run_on_a_full_server(full: Ground) -> None:
     assert {"accept", "enqueue", "firing_append", "firing_stage", "put_back", "requeue"} == GROWING
     assert full.hold("t", 60_000)
-    assert not full.store.permits.release_if_idle("t")
+    assert full.store.permits.rest("t").kept
     full.store.permits.release("t")
     assert full.store.permits.sit("seat", 1, 60_000)
     full.store.permits.stand_up("seat")

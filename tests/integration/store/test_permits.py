@@ -93,11 +93,11 @@ def test_leases_that_end_under_many_askers_are_given_once(ground: Ground, eventu
 def test_an_idle_permit_is_given_back_only_when_nothing_waits(ground: Ground) -> None:
     ground.file("a")
     assert ground.hold("t", most=1)
-    assert not ground.store.permits.release_if_idle("t")
+    assert ground.store.permits.rest("t").kept
     assert ground.free(1) == 0, "it is kept for the work"
     ground.drain("t")
     assert ground.hold("t", most=1)
-    assert ground.store.permits.release_if_idle("t")
+    assert not ground.store.permits.rest("t").kept
     assert ground.free(1) == 1
 
 
@@ -113,11 +113,11 @@ def test_paused_work_is_no_reason_to_keep_a_permit(ground: Ground) -> None:
     for paused in (["*"], ["65", "66"]):
         ground.pause(*paused)
         assert ground.hold("t", most=1)
-        assert ground.store.permits.release_if_idle("t")
+        assert not ground.store.permits.rest("t").kept
         ground.resume(*paused)
     ground.pause("65")
     assert ground.hold("t", most=1)
-    assert not ground.store.permits.release_if_idle("t"), "66 may go"
+    assert ground.store.permits.rest("t").kept, "66 may go"
 
 
 def test_no_work_is_left_without_a_hint_between_accept_and_release(ground: Ground) -> None:
@@ -131,9 +131,9 @@ def test_no_work_is_left_without_a_hint_between_accept_and_release(ground: Groun
         ground.append(ground.body(f"u{i}"))
         assert ground.hold("t", most=1)
         with ThreadPoolExecutor(2) as pool:
-            gave_back = pool.submit(ground.store.permits.release_if_idle, "t")
+            rest = pool.submit(ground.store.permits.rest, "t")
             free = pool.submit(accept)
-            seen = not gave_back.result() or free.result() > 0
+            seen = rest.result().kept or free.result() > 0
         assert seen
         ground.drain("t")
 

@@ -97,7 +97,7 @@ def test_a_part_whose_campaign_was_cancelled_whole_blocks_nothing(ground: Ground
     ground.file("c", name="B")
     assert ground.drain() == [2]
     assert ground.hold("t")
-    assert ground.store.permits.release_if_idle("t")
+    assert not ground.store.permits.rest("t").kept
 
 
 def test_a_part_can_only_be_claimed_with_a_permit(ground: Ground) -> None:
