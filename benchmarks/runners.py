@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 
 from benchmarks.load import STREAM
+from config.collecting import collect_rarely
 from config.settings import Settings, load
 from worker.clevertap.client import Client
 from worker.engine import Engine
@@ -60,6 +61,7 @@ def main(kind: str) -> None:
 
 def _volley(settings: Settings, store: Store) -> Callable[[], None]:
     engine = Engine(settings, settings.account(), store, Client(connections=1))
+    collect_rarely()  # as worker/app.py does
 
     def step() -> None:
         if not engine.wait_and_accept(10, lambda: False):

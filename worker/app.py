@@ -20,6 +20,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from config.celeryconfig import celery_settings
+from config.collecting import collect_rarely
 from config.observability import configure_logging, start_sentry
 from config.settings import SettingsError, load
 from worker.clevertap.client import Client
@@ -63,6 +64,7 @@ def engine(account: str) -> Engine:
                 )
                 for each in settings.accounts.values()
             )
+            collect_rarely()
     settings.account(account)
     return _engines[account]
 

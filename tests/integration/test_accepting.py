@@ -12,8 +12,9 @@ from config.settings import load
 from worker.clevertap import wire
 from worker.clevertap.client import Client
 from worker.core.model import Status
-from worker.engine import Engine
+from worker.engine import Engine, accepting
 from worker.store import open_store
+from worker.store.intake import CONSUMERS
 from worker.store.outcomes import Filter
 
 if TYPE_CHECKING:
@@ -94,6 +95,32 @@ def test_whoever_stops_finishes_the_chunk_under_way_and_gives_the_rest_back(run:
     run.engine.wait_and_accept(0.01, lambda: False)
     assert run.pending() == [f"{name}-0" for name in names(10)]
     assert run.store.status().intake == 0
+
+
+def test_what_was_read_ahead_is_given_back_when_the_worker_stops(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accepting, "READ_MOST", CHUNK)
+    run.append(*names(4 * CHUNK))
+    asked = iter([False, False, True])
+    run.engine.wait_and_accept(60, lambda: next(asked, True))
+    assert run.pending() == [f"{name}-0" for name in names(2 * CHUNK)]
+    assert run.raw.xpending(run.store.intake.stream, CONSUMERS)["pending"] == CHUNK
+    run.engine.wait_and_accept(0.01, lambda: False)
+    assert sorted(run.pending()) == [f"{name}-0" for name in names(4 * CHUNK)]
+    assert run.store.status().intake == 0
+
+
+def test_nothing_is_read_ahead_past_the_bound_of_the_backlog(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accepting, "READ_MOST", CHUNK)
+    run.append(*names(4 * CHUNK))
+    monkeypatch.setattr(run.store.intake, "backlog_reached", iter([False, False, True]).__next__)
+    asked = iter([False, False, True])
+    run.engine.wait_and_accept(60, lambda: next(asked, True))
+    assert run.pending() == [f"{name}-0" for name in names(2 * CHUNK)]
+    assert run.raw.xpending(run.store.intake.stream, CONSUMERS)["pending"] == 0
 
 
 @pytest.mark.parametrize("at", [0, 2, 4, 9])

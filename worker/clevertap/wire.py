@@ -15,6 +15,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Literal
 
 import orjson
@@ -155,9 +156,9 @@ def _trigger(document: object, at: str) -> Trigger:
         recipients=recipients,
         campaigns=_campaigns(body, at),
         content=content,
-        digest=hashlib.blake2b(content, digest_size=16).hexdigest(),
+        digest=_digest(content),
         id=body.get("id"),
-        priority=Priority(body.get("priority") or Priority.NORMAL),
+        priority=_PRIORITIES[body.get("priority")],
         dedupe_key=body.get("dedupe_key"),
         dedupe_window_seconds=body.get("dedupe_window"),
         send_at_ms=send_at_ms,
@@ -167,24 +168,23 @@ def _trigger(document: object, at: str) -> Trigger:
 
 
 def _recipients(to: To, at: str) -> tuple[Recipient, ...]:
-    email, identity, object_id = to.get("email", []), to.get("identity", []), to.get("objectId", [])
-    named = (
-        (Kind.EMAIL, email, EMAIL_MAX_BYTES),
-        (Kind.IDENTITY, identity, IDENTITY_MAX_BYTES),
-        (Kind.OBJECT_ID, object_id, IDENTITY_MAX_BYTES),
-    )
-    count = len(email) + len(identity) + len(object_id)
-    if not 1 <= count <= RECIPIENTS_MAX:
-        why = f"names {count} recipients, the most is {RECIPIENTS_MAX}" if count else "names no recipient"
-        raise InvalidTrigger(join(at, "to"), why)
-    for kind, values, max_bytes in named:
+    recipients: list[Recipient] = []
+    for kind, name, max_bytes in _KINDS:
+        values = to.get(name)
+        if not values:
+            continue
         # Pydantic has counted characters; only values that are not ASCII can have more bytes.
         if not all(map(str.isascii, values)):
             for index, value in enumerate(values):
                 if len(value.encode()) > max_bytes:
-                    where = join(at, "to", kind.value, index)
-                    raise InvalidTrigger(where, f"is longer than {max_bytes} bytes")
-    return tuple([Recipient(kind, value) for kind, values, _ in named for value in values])
+                    raise InvalidTrigger(join(at, "to", name, index), f"is longer than {max_bytes} bytes")
+        recipients += [Recipient(kind, value) for value in values]
+    if not recipients:
+        raise InvalidTrigger(join(at, "to"), "names no recipient")
+    if len(recipients) > RECIPIENTS_MAX:
+        why = f"names {len(recipients)} recipients, the most is {RECIPIENTS_MAX}"
+        raise InvalidTrigger(join(at, "to"), why)
+    return tuple(recipients)
 
 
 def _campaigns(body: Body, at: str) -> tuple[int, ...]:
@@ -214,14 +214,19 @@ def _content(body: Body, at: str) -> bytes:
     name, value = _one_of(body, "ExternalTrigger", "content", at)
     if not isinstance(value, dict):
         raise InvalidTrigger(join(at, name), "must be an object")
-    fault = _leaf_fault(value, 1)
-    if fault is not None:
+    if fault := _leaf_fault(value, 1):
         steps, why = fault
         raise InvalidTrigger(join(at, name, *reversed(steps)), why)
     canonical = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     if len(canonical) > CONTENT_MAX_BYTES:
         raise InvalidTrigger(join(at, name), f"is longer than {CONTENT_MAX_BYTES} bytes")
     return canonical
+
+
+@lru_cache(maxsize=32)
+def _digest(content: bytes) -> str:
+    """As the model says. Most triggers of a campaign share their content."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _leaf_fault(value: dict[str, object] | list[object], depth: int) -> tuple[list[str | int], str] | None:
@@ -283,6 +288,12 @@ def _one_of(body: Body, name: str, other: str, at: str) -> tuple[str, Any]:
     return (name, keys[name]) if name in keys else (other, keys[other])
 
 
+_KINDS: tuple[tuple[Kind, Literal["email", "identity", "objectId"], int], ...] = (
+    (Kind.EMAIL, "email", EMAIL_MAX_BYTES),
+    (Kind.IDENTITY, "identity", IDENTITY_MAX_BYTES),
+    (Kind.OBJECT_ID, "objectId", IDENTITY_MAX_BYTES),
+)
+_PRIORITIES: dict[str | None, Priority] = {None: Priority.NORMAL, **{each.value: each for each in Priority}}
 _ONLY_STR = frozenset({str})
 _DECIMAL = re.compile(r"[1-9][0-9]{0,14}")
 _ISO_WITH_OFFSET = re.compile(

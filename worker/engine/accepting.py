@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from secrets import token_hex
 from typing import Self
 
@@ -12,6 +12,7 @@ from worker.core.errors import InvalidTrigger
 from worker.core.model import Trigger
 from worker.engine.parts import Parts, Stopping
 from worker.store import AWAY
+from worker.store.asked import Asked
 from worker.store.batches import Section, Unreadable
 from worker.store.chunks import Filing
 from worker.store.intake import Entry
@@ -62,21 +63,31 @@ class Accepting:
         if not seat.take():
             return False
         end = self._parts.monotonic() + seconds
+        intake = self._store.intake
+        ahead: Asked | None = None  # what comes behind the entries that are worked on
         try:
-            count = _count(self._store.intake.entry_bytes())
+            count = _count(intake.entry_bytes())
             self._take_over(seat)
             while seat.keep(()):
-                if self._store.intake.backlog_reached():
+                if ahead is not None:
+                    (asked, ahead) = (ahead, None)
+                    entries = intake.finish_read(asked)
+                elif intake.backlog_reached():
                     entries = []
                     self._parts.sleep(min(FULL_PAUSE_SECONDS, seconds))
                 else:
-                    entries = self._store.intake.read(seat.consumer, count, min(BLOCK_SECONDS, seconds))
+                    entries = intake.read(seat.consumer, count, min(BLOCK_SECONDS, seconds))
+                over = self._parts.monotonic() >= end
+                if len(entries) == count and not over and not intake.backlog_reached():
+                    ahead = intake.start_read(seat.consumer, count)
                 self._accept(entries, seat)
                 if entries:
                     count = min(count * 8, _count(sum(len(e.trigger or b"") for e in entries) / len(entries)))
-                if self._parts.monotonic() >= end:
+                if over and ahead is None:
                     break
         finally:
+            if ahead is not None:
+                intake.give_back(seat.consumer, [entry.id for entry in intake.finish_read(ahead)])
             seat.leave()
         return True
 
@@ -117,7 +128,7 @@ class Accepting:
         with _Chunks(self._parts) as chunks:
             for at, entry in enumerate(entries):
                 try:
-                    parts = list(pieces(entry, self._parse(entry)))
+                    parts = pieces(entry, self._parse(entry))
                 except InvalidTrigger as invalid:
                     unreadable.append(Unreadable(entry.id, invalid.where, invalid.why, entry.trigger or b""))
                     continue
@@ -229,18 +240,17 @@ def _poison(entry: Entry, why: str) -> Unreadable:
     )
 
 
-def pieces(entry: Entry, triggers: Sequence[Trigger]) -> Iterator[Section]:
+def pieces(entry: Entry, triggers: Sequence[Trigger]) -> list[Section]:
     """An entry's triggers as sections of at most ``PIECE_DELIVERIES``,
     numbered through; the last one is final.
     """
     if len(triggers) == 1 and len(triggers[0].recipients) * len(triggers[0].campaigns) <= PIECE_DELIVERIES:
-        yield Section(entry.id, 0, True, triggers[0], triggers[0].recipients)
-        return
+        return [Section(entry.id, 0, True, triggers[0], triggers[0].recipients)]
     cuts = []
     for trigger in triggers:
         step = max(1, PIECE_DELIVERIES // len(trigger.campaigns))
         cuts += [(trigger, first, step) for first in range(0, len(trigger.recipients), step)]
-    for piece, (trigger, first, step) in enumerate(cuts):
-        yield Section(
-            entry.id, piece, piece == len(cuts) - 1, trigger, trigger.recipients[first : first + step]
-        )
+    return [
+        Section(entry.id, piece, piece == len(cuts) - 1, trigger, trigger.recipients[first : first + step])
+        for piece, (trigger, first, step) in enumerate(cuts)
+    ]

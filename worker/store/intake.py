@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from redis.exceptions import ResponseError
 
 from worker.store import keys
+from worker.store.asked import Asked
 from worker.store.bounds import Bound, Bounds, FullError, Reached
 from worker.store.connection import RedisClient
 from worker.store.scripts import Scripts
@@ -124,22 +126,26 @@ class Intake:
 
     def read(self, consumer: str, count: int, block_seconds: float) -> list[Entry]:
         """New entries for this consumer, waiting up to ``block_seconds`` for the first one."""
-        block_ms = max(1, int(block_seconds * 1000))
+        command = self._reading(consumer, count, "BLOCK", max(1, int(block_seconds * 1000)))
+        return self._read(lambda: self._client.execute_command(*command))
+
+    def start_read(self, consumer: str, count: int) -> Asked:
+        """Asks for new entries that are there already; ``finish_read`` takes them, once."""
+        return Asked(self._client, *self._reading(consumer, count))
+
+    def finish_read(self, asked: Asked) -> list[Entry]:
+        """The entries of a read that was started."""
+        return self._read(asked.answer)
+
+    def _reading(self, consumer: str, count: int, *block: object) -> tuple[object, ...]:
+        # Under this name redis-py does not make a dictionary of each entry's fields, which takes longer
+        # than all the rest of the reading.
+        name = "XREADGROUP GROUP"
+        return name, CONSUMERS, consumer, "COUNT", count, *block, "STREAMS", self.stream, ">"
+
+    def _read(self, ask: Callable[[], Any]) -> list[Entry]:
         try:
-            # Under this name redis-py does not make a dictionary of each entry's fields, which takes longer
-            # than all the rest of the reading.
-            answer = self._client.execute_command(
-                "XREADGROUP GROUP",
-                CONSUMERS,
-                consumer,
-                "COUNT",
-                count,
-                "BLOCK",
-                block_ms,
-                "STREAMS",
-                self.stream,
-                ">",
-            )
+            answer = ask()
         except ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise

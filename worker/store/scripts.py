@@ -7,6 +7,7 @@ that take in more are refused by the server then.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -15,10 +16,10 @@ from redis.commands.core import Script
 from redis.exceptions import (
     ConnectionError,  # noqa: A004  # redis-py's name
     NoScriptError,
-    ResponseError,
     TimeoutError,  # noqa: A004  # as above
 )
 
+from worker.store.asked import Asked
 from worker.store.connection import RedisClient
 from worker.store.schema import Schema
 
@@ -73,49 +74,23 @@ class Scripts:
 
 
 class Running:
-    """A script that has been sent on a connection of its own. Its result is taken once, or it is dropped."""
+    """A script that has been sent. Its result is taken once, or it is dropped."""
 
     def __init__(self, client: RedisClient, script: Script, keys: list[str], args: tuple[Any, ...]) -> None:
         self._script, self._keys, self._args = script, keys, args
-        self._pool = client.connection_pool
-        self._connection: Any = None
-        try:
-            self._connection = self._pool.get_connection()
-            self._connection.send_command("EVALSHA", script.sha, len(keys), *keys, *args)
-        except (ConnectionError, TimeoutError):
-            self.drop()
-        except BaseException:
-            self.drop()
-            raise
+        self._asked: Asked | None = None
+        with suppress(ConnectionError, TimeoutError):
+            self._asked = Asked(client, "EVALSHA", script.sha, len(keys), *keys, *args)
 
     def result(self) -> Any:
         """Waits for the result. Where the connection broke it is run again, as every script may be."""
-        if self._connection is None:
-            return self._again()
-        try:
-            answer = self._connection.read_response()
-        except (ConnectionError, TimeoutError, NoScriptError):
-            self.drop()
-            return self._again()
-        except ResponseError:
-            self._release()
-            raise
-        except BaseException:
-            self.drop()
-            raise
-        self._release()
-        return answer
-
-    def _again(self) -> Any:
+        if self._asked is not None:
+            with suppress(ConnectionError, TimeoutError, NoScriptError):
+                return self._asked.answer()
         again: Any = self._script
         return again(keys=self._keys, args=self._args)
 
     def drop(self) -> None:
         """Lets go of it: nobody learns whether it happens."""
-        if self._connection is not None:
-            self._connection.disconnect()
-            self._release()
-
-    def _release(self) -> None:
-        connection, self._connection = self._connection, None
-        self._pool.release(connection)
+        if self._asked is not None:
+            self._asked.drop()
