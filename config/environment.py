@@ -70,6 +70,7 @@ class LogFormat(StrEnum):
 Deliveries = Annotated[int, Field(ge=1, le=1000)]
 Calls = Annotated[int, Field(ge=2, le=10_000)]
 Tasks = Annotated[int, Field(ge=1, le=1000)]
+Places = Annotated[int, Field(ge=1, le=16)]
 BackoffSeconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False), Unit("seconds")]
 IdleSeconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False), Unit("seconds")]
 Bytes = Annotated[int, Field(ge=1024, le=67_108_864), Unit("bytes")]
@@ -268,6 +269,11 @@ class Environment(BaseSettings):
     chunk: Deliveries = Field(
         1000,
         description="Deliveries that one accept script files; 1000 block Redis for about 3 ms.",
+    )
+    accept_tasks: Places = Field(
+        1,
+        description="Accept tasks that wait at an account's intake at once; more of them, in worker "
+        "processes of their own, take in more, no longer in the triggers' order.",
     )
     max_trigger_bytes: Bytes = Field(
         4_194_304, description="Bytes of one trigger; a larger one is a dead letter."

@@ -83,6 +83,8 @@ class Settings:
     aging_seconds: int
     #: Deliveries that one accept script files at most.
     chunk_deliveries: int
+    #: Accept tasks that wait at one intake at once.
+    accept_tasks: int
     max_trigger_bytes: int
     #: Triggers that may wait in one account's intake; 0, here and below: no bound.
     max_intake: int
@@ -207,6 +209,7 @@ def load(environ: Mapping[str, str] | None = None, *, require_account: bool = Tr
         retention_seconds=given.retention,
         aging_seconds=given.aging,
         chunk_deliveries=given.chunk,
+        accept_tasks=given.accept_tasks,
         max_trigger_bytes=given.max_trigger_bytes,
         max_intake=given.max_intake,
         max_intake_bytes=given.max_intake_bytes,
@@ -364,7 +367,7 @@ def _sends(tables: Tables, accounts: Mapping[str, Account], environ: Mapping[str
 
 
 def _concurrency(given: Environment, accounts: Mapping[str, Account], tables: Tables | None) -> int:
-    """Per account one task that waits at its intake and one per permit; two for sweeps and enqueueing, and
+    """Per account the tasks that wait at its intake and one per permit; two for sweeps and enqueueing, and
     two that read and append recurring sends, where there are any.
     """
     if given.pool is Pool.SOLO:
@@ -375,4 +378,5 @@ def _concurrency(given: Environment, accounts: Mapping[str, Account], tables: Ta
             )
         return 1
     firing = 2 if tables and tables.sends else 0
-    return given.concurrency or sum(1 + account.max_in_flight for account in accounts.values()) + 2 + firing
+    of_each = (given.accept_tasks + account.max_in_flight for account in accounts.values())
+    return given.concurrency or sum(of_each) + 2 + firing

@@ -16,7 +16,7 @@ def sweep() -> None:
     """Wakes what is due, takes over what the dead left, ends what expired, and sends hints that were lost."""
     for account in settings.accounts:
         engine(account).sweep()
-        if not engine(account).store.permits.seated():
+        for _ in range(engine(account).store.permits.seated(), settings.accept_tasks):
             send_hint("triggers.accept", account)
 
 

@@ -164,7 +164,7 @@ def _worker_is_ready(**_: Any) -> None:
 
 def _send_hints() -> bool:
     """Hints of all accounts; False: not all could be sent."""
-    tasks = ("triggers.accept", "deliveries.deliver")
+    tasks = ("triggers.accept",) * settings.accept_tasks + ("deliveries.deliver",)
     sent = [send_hint(task, account) for account in settings.accounts for task in tasks]
     return all(sent)
 

@@ -40,7 +40,7 @@ def accept(context: Context) -> Result:
 
 
 def _rate(kind: str, processes: int, count: int, shares: dict[str, float]) -> float:
-    with Stage() as stage:
+    with Stage(settings={"VOLLEY_ACCEPT_TASKS": str(processes)}) as stage:
         for _ in range(processes):
             stage.python("accepting", "-m", "benchmarks.runners", kind, environ=stage.environ)
         stage.until(lambda: stage.redis.get(f"{GO}:ready") == str(processes).encode())

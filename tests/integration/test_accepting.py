@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -20,13 +22,15 @@ from worker.store.outcomes import Filter
 if TYPE_CHECKING:
     from redis import Redis
 
+    from tests.conftest import Eventually
+
 CHUNK = 3
 
 
 class Run:
     """An engine whose chunks are of three deliveries."""
 
-    def __init__(self, redis_url: str, client: Redis) -> None:
+    def __init__(self, redis_url: str, client: Redis, **more: str) -> None:
         settings = load(
             {
                 "VOLLEY_REDIS_URL": redis_url,
@@ -34,6 +38,7 @@ class Run:
                 "VOLLEY_PASSCODE": "passcode-1",
                 "VOLLEY_TOKEN": "token-1",
                 "VOLLEY_CHUNK": str(CHUNK),
+                **more,
             }
         )
         self.raw: Any = client
@@ -172,3 +177,23 @@ def test_redis_that_goes_away_while_a_chunk_is_under_way_is_told_and_the_work_is
         run.raw.xclaim(run.store.intake.stream, "volley", "gone", 0, left, idle=3_600_000)
     run.engine.wait_and_accept(0.01, lambda: False)
     assert sorted(run.pending()) == [f"{name}-0" for name in names(10)]
+
+
+def test_as_many_accept_tasks_as_are_wanted_share_an_intake(
+    redis_url: str, client: Redis, eventually: Eventually
+) -> None:
+    run = Run(redis_url, client, VOLLEY_ACCEPT_TASKS="2")
+    try:
+        run.append(*names(200))
+        done = threading.Event()
+        with ThreadPoolExecutor(2) as pool:
+            both = [pool.submit(run.engine.wait_and_accept, 60, done.is_set) for _ in range(2)]
+            eventually(lambda: run.store.permits.seated() == 2)
+            assert not run.engine.wait_and_accept(0.01, lambda: False)
+            eventually(lambda: len(run.pending()) == 200)
+            done.set()
+            assert [task.result() for task in both] == [True, True]
+        assert sorted(run.pending()) == sorted(f"{name}-0" for name in names(200))
+        assert run.store.status().intake == 0
+    finally:
+        run.close()

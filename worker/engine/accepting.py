@@ -32,8 +32,6 @@ READ_BYTES = 4_194_304
 SEAT_SECONDS = 4.0
 #: Between two renewals of the place and of what was read, seconds.
 RENEW_SECONDS = 0.5
-#: Accept tasks that wait at one intake at once.
-SEATS = 1
 #: A read of the intake waits at most this long, seconds.
 BLOCK_SECONDS = 1.0
 #: Between two looks whether the backlog still is as large as it may be, seconds.
@@ -209,7 +207,8 @@ class _Seat:
 
     def take(self) -> bool:
         """Takes the place, or renews it; False: it is another's."""
-        return self._parts.store.permits.sit(self.consumer, SEATS, int(SEAT_SECONDS * 1000))
+        most = self._parts.settings.accept_tasks
+        return self._parts.store.permits.sit(self.consumer, most, int(SEAT_SECONDS * 1000))
 
     def keep(self, unfinished: Sequence[Entry]) -> bool:
         """Goes on, with entries that are still to be accepted; False: stop here, they are given back."""

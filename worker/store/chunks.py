@@ -49,7 +49,7 @@ def pack_chunk(
     parts: list[object] = []
     for section in sections:
         trigger = section.trigger
-        name = (trigger.priority.value[0], trigger.digest)
+        name = (trigger.priority[0], trigger.digest)
         group = groups.get(name)
         if group is None:
             group = groups[name] = len(groups) + 1
@@ -68,7 +68,7 @@ def pack_chunk(
             len(section.recipients),
         )
         for recipient in section.recipients:
-            found_by = index_hash(recipient.kind.value[0], recipient.value)
+            found_by = index_hash(recipient.kind[0], recipient.value)
             parts.append(found_by + pack_row(trigger, section.entry, recipient))
             digests = b""
             if window:

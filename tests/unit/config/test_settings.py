@@ -98,6 +98,7 @@ def test_a_short_deadline_shortens_the_time_for_connecting() -> None:
     [
         ({}, 6),
         ({"VOLLEY_MAX_IN_FLIGHT": "1"}, 4),
+        ({"VOLLEY_ACCEPT_TASKS": "3"}, 8),
         ({"VOLLEY_CONCURRENCY": "9"}, 9),
         ({"VOLLEY_POOL": "solo"}, 1),
     ],
