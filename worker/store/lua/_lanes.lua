@@ -65,8 +65,8 @@ local function spans_of(ns)
   return table.concat(parts, ' ')
 end
 
--- The deliveries of a batch (its fields `rows` and `spans`; older versions wrote no spans).
-local function deliveries_of(rows, spans)
+-- The deliveries of a batch (its field `spans`; older versions wrote `rows`, the numbers with commas).
+local function deliveries_of(spans, rows)
   if not spans then return numbers(rows) end
   local ns, k = {}, 0
   for first, count in string.gmatch(spans, '(%d+) (%d+)') do
@@ -254,7 +254,7 @@ local function make_batch(ns, old, gid, campaigns, token, lease, job)
     return 'i' .. string.sub(cell, 2, 2) .. in_flight .. rest
   end)
   redis.call('HSET', root .. 'batch:' .. batch, 'state', 'claimed', 'token', token, 'gid', gid,
-    'campaigns', campaigns, 'rows', table.concat(ns, ','), 'spans', spans_of(ns), 'job', job)
+    'campaigns', campaigns, 'spans', spans_of(ns), 'job', job)
   redis.call('ZADD', root .. 'flight', lease, batch)
   if job ~= '' then redis.call('ZADD', root .. 'splitting', lease, batch) end
   return batch, new

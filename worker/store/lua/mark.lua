@@ -14,7 +14,7 @@
 
 local batch, token, lease, retention = ARGV[1], ARGV[2], now + tonumber(ARGV[3]), tonumber(ARGV[4])
 local key = root .. 'batch:' .. batch
-local held = redis.call('HMGET', key, 'state', 'token', 'gid', 'rows', 'campaigns', 'charged')
+local held = redis.call('HMGET', key, 'state', 'token', 'gid', 'spans', 'campaigns', 'charged', 'rows')
 if held[2] ~= token then return 0 end
 -- Asked again because the first reply was lost: the holder has not sent anything yet.
 if held[1] == 'wire' then return 1 end
@@ -26,11 +26,11 @@ local expires = tonumber(ARGV[5])
 local stop = paused['*'] or expires > 0 and expires <= now
 for _, name in ipairs(words(held[5])) do stop = stop or paused[name] end
 if holds and not stop then
-  local all = numbers(held[4])
+  local all = deliveries_of(held[4], held[7])
   stop = next(held_among(holds, all, read_cells(all), 'i'))
 end
 if stop then
-  unclaim(batch, held[3], held[5], numbers(held[4]))
+  unclaim(batch, held[3], held[5], deliveries_of(held[4], held[7]))
   flush(retention)
   return 2
 end
@@ -49,14 +49,14 @@ if #ARGV > 5 then
   write_cells(ns, held[3], old, new)
   flush(retention)
   local kept = {}
-  for _, n in ipairs(numbers(held[4])) do
+  for _, n in ipairs(deliveries_of(held[4], held[7])) do
     if not ended[n] then kept[#kept + 1] = n end
   end
   if #kept == 0 then
     drop_batch(batch)
     return 1
   end
-  redis.call('HSET', key, 'rows', table.concat(kept, ','), 'spans', spans_of(kept))
+  redis.call('HSET', key, 'spans', spans_of(kept))
 end
 
 redis.call('HSET', key, 'state', 'wire', 'since', now)

@@ -14,8 +14,8 @@ local token, lease, retention = ARGV[1], now + tonumber(ARGV[2]), tonumber(ARGV[
 local batch = redis.call('ZRANGEBYSCORE', root .. 'flight', '-inf', now, 'LIMIT', 0, 1)[1]
 if not batch then return '' end
 local key = root .. 'batch:' .. batch
-local held = redis.call('HMGET', key, 'state', 'gid', 'rows', 'campaigns', 'charged')
-local gid, ns = held[2], numbers(held[3])
+local held = redis.call('HMGET', key, 'state', 'gid', 'spans', 'campaigns', 'charged', 'rows')
+local gid, ns = held[2], deliveries_of(held[3], held[6])
 
 -- Batches that were claimed before the last such crash are left by the same mishap: it counts once.
 local poison = false

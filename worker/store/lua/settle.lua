@@ -14,7 +14,7 @@
 
 local batch, token, http, text, retention = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 local key = root .. 'batch:' .. batch
-local held = redis.call('HMGET', key, 'state', 'token', 'gid', 'rows', 'campaigns', 'job', 'charged', 'spans')
+local held = redis.call('HMGET', key, 'state', 'token', 'gid', 'spans', 'campaigns', 'job', 'charged', 'rows')
 if not held[1] or held[2] ~= token then return 0 end
 local gid, ns, campaigns, job = held[3], deliveries_of(held[4], held[8]), words(held[5]), held[6] or ''
 local how = ARGV[7]
