@@ -26,7 +26,7 @@ demo: $(INSTALLED) ## Send a realistic day in small to a stand-in of the API, an
 test: $(INSTALLED) ## Run the tests (PYTEST_FLAGS="-x tests/unit" to choose)
 	$(BIN)/pytest $(PYTEST_FLAGS)
 
-check: $(INSTALLED) ## Lint (with bandit's rules), formatting, types, lock files, forbidden words
+check: $(INSTALLED) ## Lint (with bandit's rules), formatting, types, lock files, forbidden words, audit if it answers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -34,13 +34,10 @@ check: $(INSTALLED) ## Lint (with bandit's rules), formatting, types, lock files
 	@status=0; git grep --untracked -nIE '$(FORBIDDEN)' -- . || status=$$?; \
 	if [ $$status -eq 0 ]; then echo "The lines above name a registry's host or a path of one machine."; exit 1; fi; \
 	[ $$status -eq 1 ]
+	$(BIN)/python requirements/audit.py --if-it-answers
 
-# Not in `check`: it asks a service on the network about every locked package.
-audit: ## Ask for known weaknesses of the locked packages (needs the network; fails where it gets no answer)
-	$(PYTHON) -m venv .venv/audit
-	.venv/audit/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/audit.lock
-	.venv/audit/bin/pip-audit --strict --disable-pip --require-hashes \
-	  -r requirements/run.lock -r requirements/dev.lock -r requirements/audit.lock
+audit: $(INSTALLED) ## Ask for known weaknesses of the locked packages (as in `check`, but no answer is a failure)
+	$(BIN)/python requirements/audit.py
 
 fuzz: $(INSTALLED) ## Append 100,000 hostile entries and account for each one (ARGS="--count 1000000 --seed 7")
 	$(BIN)/python -m tests.fuzz.intake $(ARGS)

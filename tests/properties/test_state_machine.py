@@ -7,7 +7,7 @@ score into the past. So a run says exactly what happened, and nothing waits.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -28,7 +28,7 @@ from worker.core.door import Fine, Lesson, Parked, Throttled, Trouble
 from worker.core.model import FREES_KEY, LIVE, RETRYABLE, Reason, Status
 from worker.core.planning import Limits, plan
 from worker.core.retry import MAY_HAVE_BEEN_SENT
-from worker.store.batches import Batch, Ending, FateRow, HeldBackError, KeptOut, SplitBy
+from worker.store.batches import Batch, Ending, FateRow, HeldBackError, KeptOut, Section, SplitBy
 from worker.store.cells import SEGMENT
 from worker.store.connection import connect
 from worker.store.control import Named
@@ -90,12 +90,25 @@ class Delivery:
     priority: str
     key: tuple[object, ...] | None
     status: Status
+    entry: str  #: its trigger's
+    producer_id: str | None = None
     reason: Reason = Reason.NONE
     attempts: int = 0
     first: int | None = None  #: of a duplicate, the first delivery
     expires: bool = False
     ahead: bool = False  #: its send_at is still to come, and no batch has had it
     dedupe: tuple[str | None, int | None] = (None, None)  #: as the producer said
+
+    def is_of(self, what: Named) -> bool:
+        match what.kind:
+            case "trigger":
+                return what.value == self.entry
+            case "id":
+                return what.value == self.producer_id
+            case "campaign":
+                return what.value == str(self.campaign)
+            case _:
+                return True
 
     @property
     def maybe_sent(self) -> bool:
@@ -150,8 +163,8 @@ class Life(RuleBasedStateMachine):
         self.batches: dict[int, InFlight] = {}
         self.held: set[str] = set()
         self.paused: set[str] = set()
-        self.held_triggers: set[str] = set()
-        self.triggers: dict[int, str] = {}  #: delivery -> entry, as far as they were asked for
+        self.held_names: set[Named] = set()
+        self.intake: dict[str, dict[str, Any]] = {}  #: what was enqueued and is not accepted
         self.next_number = 0
         self.heirs = 0
 
@@ -236,15 +249,24 @@ class Life(RuleBasedStateMachine):
             self._accept(chunk)
 
     def _accept(self, bodies: list[dict[str, Any]], *, twice: bool = False) -> None:
-        self.ground.append(*bodies)
-        sections = [s for e in self.ground.read() for s in self.ground.sections(e)]
+        self._enqueue(bodies)
+        self._accept_sections([s for e in self.ground.read() for s in self.ground.sections(e)], twice=twice)
+
+    def _enqueue(self, bodies: list[dict[str, Any]]) -> None:
+        self.intake |= zip(self.ground.append(*bodies), bodies, strict=True)
+
+    def _accept_sections(self, sections: list[Section], *, twice: bool = False) -> None:
+        """Files them in the model too: each is the next one of its entry."""
         filed = self.deliveries.accept(sections, [], PERMITS)
         before = self.next_number
         holders = self._holders()
-        for body in bodies:
-            for person in body["to"]["identity"]:
+        for section in sections:
+            body = self.intake[section.entry]
+            for person in section.recipients:
                 for campaign in sorted(body["campaign_id_list"]):
-                    self._file(body, person, campaign, holders)
+                    self._file(section.entry, body, person.value, campaign, holders)
+            if section.final:
+                del self.intake[section.entry]
         new = [self.model[n].status for n in range(before, self.next_number)]
         duplicates = new.count(Status.DUPLICATE)
         assert (filed.pending, filed.duplicates, filed.passed_over) == (len(new) - duplicates, duplicates, 0)
@@ -253,7 +275,12 @@ class Life(RuleBasedStateMachine):
             assert (again.pending, again.duplicates, again.passed_over) == (0, 0, len(sections))
 
     def _file(
-        self, body: dict[str, Any], person: str, campaign: int, holders: dict[tuple[object, ...], int]
+        self,
+        entry: str,
+        body: dict[str, Any],
+        person: str,
+        campaign: int,
+        holders: dict[tuple[object, ...], int],
     ) -> None:
         content = body["ExternalTrigger"]["Name"]
         own = ("key", body["dedupe_key"]) if "dedupe_key" in body else ("content", content)
@@ -267,6 +294,8 @@ class Life(RuleBasedStateMachine):
             body.get("priority", "normal"),
             key,
             status if first is None else Status.DUPLICATE,
+            entry,
+            body.get("id"),
             Reason.NONE if first is None else Reason.DUPLICATE,
             first=first,
             expires="expires_at" in body,
@@ -349,6 +378,7 @@ class Life(RuleBasedStateMachine):
                 assert (row.dedupe_key, row.dedupe_window_seconds) == one.dedupe, (
                     "the row of another delivery"
                 )
+                assert (row.trigger, row.producer_id) == (one.entry, one.producer_id)
                 assert one.status is Status.PENDING, "claimed although it does not wait"
                 assert one.expires == (member.row.expires_at_ms is not None), (
                     "joined although it expires otherwise"
@@ -358,8 +388,7 @@ class Life(RuleBasedStateMachine):
                 assert batch.content == orjson.dumps({"Name": one.content})
                 assert (told.reason, told.attempts, told.campaign) == (one.reason, one.attempts, campaign)
                 assert not {"*", str(campaign)} & self.paused, "claimed although it is paused"
-                held = self.held_triggers and self._trigger_of(n) in self.held_triggers
-                assert not held, "claimed although its trigger is held"
+                assert not self._is_held(n), "claimed although its trigger is held"
                 assert tried or not {"*", str(campaign)} & parked, "claimed although it is parked"
                 one.status = Status.IN_FLIGHT
                 one.ahead = False
@@ -444,6 +473,8 @@ class Life(RuleBasedStateMachine):
         assert not marked or flight.state == "wire" or not self._held_back(flight), "sent although held back"
         if not marked:
             return
+        if flight.state == "claimed":
+            self._goes_out(flight, [] if member is None else member.deliveries)
         flight.state = "wire"
         if member is not None:
             for n in member.deliveries:
@@ -695,6 +726,10 @@ class Life(RuleBasedStateMachine):
         } & {int(s) for s in self.client.zrange(segments, 0, -1)}
         assert self.deliveries.retire() == (len(gone), False)
         self.model = {n: one for n, one in self.model.items() if n // SEGMENT not in gone}
+        # As long as a retention: the windows of their keys have ended too.
+        for key, n in self.ground.dedupe_keys().items():
+            if n // SEGMENT in gone:
+                self.client.delete(key)
 
     # -- operators
 
@@ -715,7 +750,9 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.model)
     @rule(which=INDEXES, twice=st.booleans())
     def requeue(self, which: list[int], twice: bool) -> None:
-        numbers = self._numbers(which)
+        self._requeue(self._numbers(which), twice=twice)
+
+    def _requeue(self, numbers: list[int], *, twice: bool = False) -> None:
         holders = self._holders()
         taken = held = moved_on = 0
         for n in numbers:
@@ -728,6 +765,7 @@ class Life(RuleBasedStateMachine):
                 taken += 1
                 one.goes_back(Status.SCHEDULED if one.ahead else Status.PENDING, Reason.REQUEUED)
                 one.attempts = 0
+                self._sent_again(n)
                 if one.key is not None:
                     holders[one.key] = n
         done = self.ground.requeue(*numbers)
@@ -754,46 +792,46 @@ class Life(RuleBasedStateMachine):
     @rule(which=INDEX)
     def hold_a_trigger(self, which: int) -> None:
         """And everything else that was accepted with it."""
-        entry = self._trigger_of(self._numbers([which])[0])
-        assert self.ground.store.control.hold(Named.trigger(entry)) is (entry not in self.held_triggers)
-        self.held_triggers.add(entry)
+        self._hold(Named.trigger(self.model[self._numbers([which])[0]].entry))
 
-    @precondition(lambda self: self.held_triggers)
+    def _hold(self, what: Named) -> None:
+        assert self.ground.store.control.hold(what) is (what not in self.held_names)
+        self.held_names.add(what)
+
+    @precondition(lambda self: self.held_names)
     @rule(which=INDEX)
     def let_a_trigger_go(self, which: int) -> None:
-        self._let_go(sorted(self.held_triggers)[which % len(self.held_triggers)])
+        self._let_go(self._held_name(which))
 
-    def _let_go(self, entry: str) -> None:
-        ours = [
-            n for n, one in self.model.items() if one.status is Status.HELD and self._trigger_of(n) == entry
-        ]
-        done = self.ground.store.control.let_go(Named.trigger(entry), self.ground.outcomes)
-        assert done == (True, len(ours))
-        self.held_triggers.discard(entry)
+    def _held_name(self, which: int) -> Named:
+        return sorted(self.held_names, key=lambda each: each.name)[which % len(self.held_names)]
+
+    def _let_go(self, what: Named) -> None:
+        self.held_names.discard(what)
+        ours = self._to_be_let_go({what})
+        assert self.ground.store.control.let_go(what, self.ground.outcomes) == (True, len(ours))
         for n in ours:
             self.model[n].status = Status.PENDING
 
-    def _trigger_of(self, n: int) -> str:
-        if n not in self.triggers:
-            self.triggers[n] = self.ground.outcomes.of([n])[0].trigger
-        return self.triggers[n]
+    def _to_be_let_go(self, freed: set[Named]) -> list[int]:
+        held = [n for n, one in self.model.items() if one.status is Status.HELD and not self._is_held(n)]
+        return [n for n in held if any(self.model[n].is_of(what) for what in freed)]
+
+    def _is_held(self, n: int) -> bool:
+        return any(map(self.model[n].is_of, self.held_names))
 
     def _held_back(self, flight: InFlight) -> bool:
         names = {"*", *(str(self.model[n].campaign) for n in flight.numbers)}
-        if not self.held_triggers:
-            return bool(names & self.paused)
-        return bool(names & self.paused) or any(
-            self._trigger_of(n) in self.held_triggers for n in flight.numbers
-        )
+        return bool(names & self.paused) or any(map(self._is_held, flight.numbers))
 
     def _see_held(self) -> None:
         """A claim holds back what it meets of a held trigger, and nothing else."""
-        if not self.held_triggers:
+        if not any(map(self._is_held, self.model)):
             return
         for n, cell in self.shared.cells_of(self.client, self.ground.root):
             if cell.status is Status.HELD and self.model[n].status is not Status.HELD:
                 assert self.model[n].status is Status.PENDING
-                assert self._trigger_of(n) in self.held_triggers
+                assert self._is_held(n)
                 self.model[n].status = Status.HELD
 
     # -- the door
@@ -867,8 +905,8 @@ class Life(RuleBasedStateMachine):
         """With nothing held back and the dead taken over, claiming sends all that waits."""
         for name in sorted(self.paused):
             self.switch(name, "resume")
-        for entry in sorted(self.held_triggers):
-            self._let_go(entry)
+        for what in list(self.held_names):
+            self._let_go(what)
         self.client.delete(*(f"{self.ground.root}{key}" for key in ("parked", "probes", "door")))
         for token in sorted(self.held):
             self._lapse_permit(token)
@@ -876,6 +914,7 @@ class Life(RuleBasedStateMachine):
             self._lapse(flight)
         self._recover(resend=True)
         self._wake(1000)
+        self._complete()
         waiting = {n for n, one in self.model.items() if one.status is Status.PENDING}
         sent = self.ground.drain()
         assert len(sent) == len(set(sent)), "sent twice"
@@ -884,6 +923,17 @@ class Life(RuleBasedStateMachine):
         assert not self.ground.keys("lane:*") | self.ground.keys("flow:*") | self.ground.keys("ready:*")
         assert not self.ground.keys("batch:*") | self.ground.keys("split*") | self.ground.keys("due*")
         self.ground.audit()
+
+    # -- what a machine with more rules adds to this one
+
+    def _goes_out(self, flight: InFlight, but: Sequence[int]) -> None:
+        """A batch is marked: it is on the wire, but for deliveries that were kept out."""
+
+    def _sent_again(self, n: int) -> None:
+        """An operator has sent it again."""
+
+    def _complete(self) -> None:
+        """At the end, when nothing is in flight or asleep: what is half done is done."""
 
     # -- helpers
 
