@@ -71,5 +71,6 @@ $(INSTALLED): requirements/dev.lock pyproject.toml
 	@echo "Installing the locked packages into .venv (about a minute the first time)"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+# Twice quiet: otherwise pip repeats what the build backend says to its own authors.
+	$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@

@@ -1,94 +1,69 @@
-"""The dependency audit (requirements/audit.py) against a stand-in of the service on loopback."""
+"""The dependency audit (requirements/audit.py): the real pip-audit against a stand-in of OSV on loopback."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from tests.conftest import Processes
 
-SCRIPT = str(Path(__file__).resolve().parents[2] / "requirements" / "audit.py")
-LOCK = """# a comment
-safe-thing==1.0 \\
-    --hash=sha256:00
-weak-thing==2.1 ; sys_platform == 'win32' \\
-    --hash=sha256:01
-"""
-ADVISORY: dict[str, Any] = {
+REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements"
+RUN_LOCK = "# a comment\nsafe-thing==1.0 \\\n    --hash=sha256:00\n"
+DEV_LOCK = RUN_LOCK + "weak-thing==2.1 ; sys_platform == 'win32' \\\n    --hash=sha256:01\n"
+FIXED = {"type": "ECOSYSTEM", "events": [{"introduced": "0"}, {"fixed": "2.2"}]}
+WEAK = {
     "id": "GHSA-aaaa-bbbb-cccc",
     "aliases": ["CVE-2026-0001"],
-    "affected": [
-        {"ranges": [{"type": "GIT", "events": [{"introduced": "0"}, {"fixed": "deadbeef"}]}]},
-        {
-            "package": {"name": "Weak_Thing", "ecosystem": "PyPI"},
-            "ranges": [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}, {"fixed": "2.2"}]}],
-        },
-    ],
+    "affected": [{"package": {"name": "weak-thing", "ecosystem": "PyPI"}, "ranges": [FIXED]}],
 }
-ACCEPTED = """
-[[accepted]]
-package = "weak-thing"
-advisory = "CVE-2026-0001"
-since = 2026-01-01
-until = {until}
-reason = "nothing calls it"
-"""
+CONTROL: dict[str, Any] = {"id": "PYSEC-1", "affected": []}
+ACCEPTED = "[CVE-2026-0001]\nuntil = {until}\nreason = 'nothing calls it'\n"
 
 
-class Service:
-    """The stand-in: `weak` are advisories by package; a test may replace what it answers."""
+class Audit:
+    """A copy of the script with small lock files, and the stand-in: what it answers, what it was asked."""
 
-    def __init__(self) -> None:
-        self.weak: dict[str, list[str]] = {"jinja2": ["PYSEC-1"]}
-        self.advisory: dict[str, Any] = ADVISORY
-        self.asked: list[list[dict[str, Any]]] = []
-        self.answer: Callable[[list[dict[str, Any]]], tuple[int, bytes]] = self.as_documented
-        self.url = ""
+    def __init__(self, folder: Path, processes: Processes) -> None:
+        self.folder, self._processes, self.url = folder, processes, ""
+        self.weak: dict[str, list[dict[str, Any]]] = {"jinja2": [CONTROL]}
+        self.asked: list[tuple[str, str]] = []
+        self.answer: Callable[[str], tuple[int, bytes]] = self.as_documented
 
-    def as_documented(self, queries: list[dict[str, Any]]) -> tuple[int, bytes]:
-        """One result for each query, one advisory a page."""
-        return 200, json.dumps({"results": [self._result(query) for query in queries]}).encode()
+    def as_documented(self, name: str) -> tuple[int, bytes]:
+        return 200, json.dumps({"vulns": self.weak[name]} if name in self.weak else {}).encode()
 
-    def _result(self, query: dict[str, Any]) -> dict[str, Any]:
-        listed, page = self.weak.get(query["package"]["name"], []), int(query.get("page_token", 0))
-        result: dict[str, Any] = {"vulns": [{"id": listed[page], "modified": "now"}]} if listed else {}
-        return result | ({"next_page_token": str(page + 1)} if page + 1 < len(listed) else {})
-
-
-class Audit(Protocol):
-    """`audit(*arguments)`: exit status and output of the script."""
-
-    def __call__(self, *arguments: str, service: str | None = None) -> tuple[int, str]: ...
+    def __call__(self, *arguments: str) -> tuple[int, str]:
+        environ = {"PIP_AUDIT_OSV_URL": self.url, "NO_PROXY": "*", "XDG_CACHE_HOME": str(self.folder)}
+        process = self._processes.python(str(self.folder / "audit.py"), *arguments, environ=environ)
+        return process.wait(), process.output
 
 
 @pytest.fixture
-def service() -> Iterator[Service]:
-    service = Service()
+def audit(tmp_path: Path, processes: Processes) -> Iterator[Audit]:
+    audit = Audit(tmp_path, processes)
+    shutil.copy(REQUIREMENTS / "audit.py", tmp_path)
+    for name, text in (("run.lock", RUN_LOCK), ("dev.lock", DEV_LOCK), ("accepted.toml", "# none\n")):
+        (tmp_path / name).write_text(text)
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            assert self.path == "/v1/querybatch"
-            service.asked.append(json.loads(self.rfile.read(int(self.headers["content-length"])))["queries"])
+            query = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            audit.asked.append((query["package"]["name"], query["version"]))
+            status, body = audit.answer(query["package"]["name"])
             with suppress(ConnectionError):  # it may have stopped waiting
-                self._say(*service.answer(service.asked[-1]))
-
-        def do_GET(self) -> None:
-            known = self.path == f"/v1/vulns/{service.advisory.get('id')}"
-            self._say(200 if known else 404, json.dumps(service.advisory).encode() if known else b"{}")
-
-        def _say(self, status: int, body: bytes) -> None:
-            self.send_response(status)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+                self.send_response(status)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -96,173 +71,123 @@ def service() -> Iterator[Service]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
-        service.url = f"http://127.0.0.1:{server.server_port}"
+        audit.url = f"http://127.0.0.1:{server.server_port}/v1/query"
         try:
-            yield service
+            yield audit
         finally:
             server.shutdown()
             thread.join()
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "dev.lock").write_text(LOCK)
-    (tmp_path / "accepted.toml").write_text("# none\n")
-    return tmp_path
+def test_every_package_of_every_platform_is_asked_for_once(audit: Audit) -> None:
+    assert audit() == (0, "dependency audit: 2 locked packages, no known weakness\n")
+    assert audit.asked == [("jinja2", "2.4.1"), ("safe-thing", "1.0"), ("weak-thing", "2.1")]
 
 
-@pytest.fixture
-def audit(service: Service, folder: Path, processes: Processes) -> Audit:
-    def run(*arguments: str, service: str | None = service.url) -> tuple[int, str]:
-        given = (f"--folder={folder}", *([f"--service={service}"] if service else []), *arguments)
-        process = processes.python(SCRIPT, *given, environ={"NO_PROXY": "127.0.0.1"})
-        return process.wait(), process.output
-
-    return run
-
-
-def test_every_locked_package_is_asked_for_by_name_and_version(service: Service, audit: Audit) -> None:
-    assert audit() == (0, f"dependency audit: 2 locked packages, no known weakness ({service.url})\n")
-    (queries,) = service.asked
-    assert [(query["package"]["name"], query["version"]) for query in queries[1:]] == [
-        ("safe-thing", "1.0"),
-        ("weak-thing", "2.1"),
-    ]
-    assert all(
-        query["package"]["ecosystem"] == "PyPI" and set(query) == {"package", "version"} for query in queries
-    )
+def test_the_projects_own_files_are_read(audit: Audit) -> None:
+    for path in REQUIREMENTS.iterdir():
+        if path.is_file():
+            shutil.copy(path, audit.folder)
+    status, said = audit()
+    assert status == 0, said
+    assert {"celery", "httpx", "mypy", "setuptools", "async-timeout"} <= {name for name, _ in audit.asked}
 
 
 @pytest.mark.parametrize("arguments", [(), ("--if-it-answers",)])
 def test_a_finding_fails_with_package_version_advisory_and_fix(
-    service: Service, audit: Audit, arguments: tuple[str, ...]
+    audit: Audit, arguments: tuple[str, ...]
 ) -> None:
-    service.weak["weak-thing"] = [ADVISORY["id"]]
+    audit.weak["weak-thing"] = [WEAK, WEAK | {"id": "PYSEC-2\x1b[2J", "aliases": [], "affected": []}]
     status, said = audit(*arguments)
     assert status == 1
-    assert [line.split() for line in said.splitlines()[:2]] == [
+    assert [line.split() for line in said.splitlines()] == [
         ["package", "version", "advisory", "fixed", "in"],
-        ["weak-thing", "2.1", "GHSA-aaaa-bbbb-cccc,", "CVE-2026-0001", "2.2"],
+        ["weak-thing", "2.1", "PYSEC-2[2J", "not", "said"],
+        ["weak-thing", "2.1", "CVE-2026-0001,", "GHSA-aaaa-bbbb-cccc", "2.2"],
+        ["dependency", "audit:", "2", "locked", "packages,", "2", "known", "weaknesses"],
     ]
 
 
-def test_the_projects_own_files_are_read(service: Service, audit: Audit) -> None:
-    status, said = audit(f"--folder={Path(SCRIPT).parent}")
-    assert status == 0, said
-    names = {query["package"]["name"] for query in service.asked[0]}
-    assert {"celery", "httpx", "mypy", "setuptools", "async-timeout"} <= names
-
-
-def test_a_finding_fails_also_where_its_details_are_not_to_be_had(service: Service, audit: Audit) -> None:
-    service.weak["weak-thing"] = ["GHSA-without-details"]
-    status, said = audit("--if-it-answers")
-    assert status == 1
-    assert "GHSA-without-details  not said" in said
-
-
-def test_findings_on_later_pages_count(service: Service, audit: Audit) -> None:
-    service.weak["weak-thing"] = ["PYSEC-2", "PYSEC-3", "PYSEC-4"]
-    status, said = audit()
-    assert status == 1
-    assert [name in said for name in service.weak["weak-thing"]] == [True, True, True]
-    assert [len(queries) for queries in service.asked] == [3, 1, 1]
-
-
-def test_a_withdrawn_advisory_is_no_finding(service: Service, audit: Audit) -> None:
-    service.weak["weak-thing"] = ["GHSA-aaaa-bbbb-cccc"]
-    service.advisory = ADVISORY | {"withdrawn": "2026-02-01T00:00:00Z"}
-    assert audit()[0] == 0
-
-
-def test_an_accepted_finding_is_shown_with_its_reason_until_its_day(
-    service: Service, audit: Audit, folder: Path
-) -> None:
-    service.weak["weak-thing"] = ["GHSA-aaaa-bbbb-cccc"]
-    (folder / "accepted.toml").write_text(ACCEPTED.format(until="9999-01-01"))
+def test_an_accepted_finding_is_lived_with_until_its_day(audit: Audit) -> None:
+    audit.weak["weak-thing"] = [WEAK]
+    (audit.folder / "accepted.toml").write_text(ACCEPTED.format(until="9999-01-01"))
     status, said = audit()
     assert status == 0
-    assert "accepted until 9999-01-01: weak-thing GHSA-aaaa-bbbb-cccc (nothing calls it)" in said
-    (folder / "accepted.toml").write_text(ACCEPTED.format(until="2026-01-02"))
+    assert said.startswith("accepted until 9999-01-01: CVE-2026-0001 (nothing calls it)\n")
+    (audit.folder / "accepted.toml").write_text(ACCEPTED.format(until="2026-01-02"))
     status, said = audit()
     assert status == 1
-    assert "no longer accepted since 2026-01-02: weak-thing CVE-2026-0001" in said
-
-
-def test_an_accepted_finding_that_is_none_is_named(audit: Audit, folder: Path) -> None:
-    (folder / "accepted.toml").write_text(ACCEPTED.format(until="9999-01-01"))
-    status, said = audit()
-    assert status == 0
-    assert "no finding (any more): weak-thing CVE-2026-0001" in said
+    assert "accepted" not in said
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "complaint"),
+    "text",
     [
-        ("accepted.toml", ACCEPTED.format(until="2025-01-01"), "a later until"),
-        ("accepted.toml", ACCEPTED.format(until="2026-06-01").replace("nothing calls it", ""), "reason"),
-        ("accepted.toml", "[[accepted]]\npackage = 'weak-thing'\n", "cannot be read"),
-        ("dev.lock", LOCK + "loose-thing>=1\n", "no pinned package: loose-thing>=1"),
-        ("dev.lock", "", "No package is locked"),
+        ACCEPTED.format(until="2026-06-01T00:00:00"),
+        ACCEPTED.format(until="2026-06-01").replace("nothing calls it", ""),
+        "CVE-2026-0001 = 'later'",
+        "[CVE-2026-0001",
     ],
 )
-def test_files_that_cannot_be_read_fail_before_anybody_is_asked(
-    service: Service, audit: Audit, folder: Path, *, file: str, text: str, complaint: str
+def test_what_is_accepted_without_day_and_reason_fails_before_anybody_is_asked(
+    audit: Audit, text: str
 ) -> None:
-    (folder / file).write_text(text)
+    (audit.folder / "accepted.toml").write_text(text)
     status, said = audit("--if-it-answers")
     assert status == 2
-    assert complaint in said
-    assert not service.asked
+    assert said.startswith("dependency audit: a file of requirements/ cannot be used: ")
+    assert (said.count("\n"), audit.asked) == (1, [])
 
 
 @pytest.mark.parametrize(("arguments", "expected"), [((), 2), (("--if-it-answers",), 0)])
 def test_a_service_that_is_away_is_one_loud_line(
     audit: Audit, arguments: tuple[str, ...], expected: int
 ) -> None:
-    # No service can be on port 0.
-    status, said = audit(*arguments, service="http://127.0.0.1:0")
+    audit.url = "http://127.0.0.1:0/v1/query"  # no service can be on port 0
+    status, said = audit(*arguments)
     assert status == expected
-    assert said.startswith("dependency audit: NOT done, http://127.0.0.1:0 does not answer")
+    assert said.startswith("dependency audit: NOT done, ")
+    assert "127.0.0.1" in said
     assert said.count("\n") == 1
 
 
-def test_a_service_that_is_silent_is_left_after_a_few_seconds(service: Service, audit: Audit) -> None:
-    over = threading.Event()
-
-    def silence(_: object) -> tuple[int, bytes]:
-        over.wait(60)
-        return 200, b"{}"
-
-    service.answer = silence
+@pytest.mark.parametrize(
+    ("seconds", "why"), [("(1, 20)", "Read timed out"), ("(20, 1)", "no result within 1 s")]
+)
+def test_a_service_that_is_silent_is_left_after_a_few_seconds(audit: Audit, seconds: str, why: str) -> None:
+    script, over = audit.folder / "audit.py", threading.Event()
+    script.write_text(script.read_text().replace("(4, 20)", seconds))
+    audit.answer = lambda _: (200 if over.wait(60) else 500, b"{}")
     try:
         status, said = audit("--if-it-answers")
     finally:
         over.set()
     assert status == 0
-    assert said.startswith(f"dependency audit: NOT done, {service.url} does not answer")
+    assert said.startswith("dependency audit: NOT done, ")
+    assert why in said
 
 
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
-        ((503, b"{}"), "answers with status 503"),
-        ((302, b"{}"), "answers with status 302"),
-        ((200, b"<html>log in first</html>"), "no JSON"),
-        ((200, b"[]"), "no object"),
-        ((200, b"{}"), "one result for each package"),
-        ((200, b'{"results": [{}]}'), "one result for each package"),
-        ((200, b'{"results": [{}, {}, []]}'), "cannot be read"),
-        ((200, b'{"results": [{}, {}, {"vulns": [{"id": "\\u001b[2J"}]}]}'), "without a proper name"),
-        ((200, b'{"results": [{}, {}, {}]}'), "finds nothing in jinja2 2.4.1"),
-        ((200, b'{"results": [{"next_page_token": "a"}, {}, {}]}'), "one result for each package"),
+        ((503, b"{}"), "503 Server Error"),
+        ((200, b"<html>log in first</html>"), "JSONDecodeError"),
+        ((200, b'{"results": []}'), "KeyError"),
+        ((200, b"{}"), "finds nothing in jinja2==2.4.1"),
     ],
 )
 def test_an_answer_that_cannot_be_understood_is_an_audit_not_done(
-    service: Service, audit: Audit, answer: tuple[int, bytes], why: str
+    audit: Audit, answer: tuple[int, bytes], why: str
 ) -> None:
-    service.answer = lambda _: answer
+    audit.answer = lambda _: answer
     status, said = audit("--if-it-answers")
-    assert status == 0
-    assert "NOT done" in said
+    assert (status, said.count("\n")) == (0, 1)
+    assert said.startswith("dependency audit: NOT done, ")
     assert why in said
-    assert "\x1b" not in said
+
+
+def test_a_lock_file_with_a_loose_package_is_an_audit_not_done(audit: Audit) -> None:
+    (audit.folder / "run.lock").write_text("loose-thing>=1 \\\n    --hash=sha256:00\n")
+    status, said = audit()
+    assert status == 2
+    assert "loose-thing is not pinned" in said
