@@ -267,8 +267,8 @@ class Environment(BaseSettings):
         604_800, description="Seconds that outcomes are kept after a delivery has ended."
     )
     chunk: Deliveries = Field(
-        1000,
-        description="Deliveries that one accept script files; 1000 block Redis for about 3 ms.",
+        500,
+        description="Deliveries that one accept script files; 500 block Redis for about 3 ms.",
     )
     accept_tasks: Places = Field(
         1,

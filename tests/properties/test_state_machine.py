@@ -729,7 +729,7 @@ class Life(RuleBasedStateMachine):
         # As long as a retention: the windows of their keys have ended too.
         for key, n in self.ground.dedupe_keys().items():
             if n // SEGMENT in gone:
-                self.client.delete(key)
+                self.ground.free_dedupe_key(key)
 
     # -- operators
 

@@ -18,6 +18,8 @@ log = logging.getLogger("volley")
 
 #: Deliveries of one cancel that one sweep ends, about: the next one goes on.
 CANCELLED_AT_ONCE = 5_000
+#: Chunks of dedupe keys that one sweep takes out: the next one goes on.
+LAPSED_AT_ONCE = 40
 #: Seconds after which the name of a consumer that reads no more is forgotten.
 CONSUMER_SECONDS = 3600
 
@@ -40,6 +42,7 @@ class Sweeping:
         self._recover()
         self._cancel()
         self._expire()
+        self._lapse()
         self._store.deliveries.swept()
         self._report()
         if self._store.permits.free(self._parts.permits):
@@ -103,6 +106,13 @@ class Sweeping:
             # One that is in flight, or went there since it was read, may come back to wait: look again.
             again = ended < len(waiting) or any(outcome.status is Status.IN_FLIGHT for outcome in found)
             deliveries.ending_done(due, self._parts.lease_ms if again else 0)
+
+    def _lapse(self) -> None:
+        """Dedupe keys whose window is over. They count for nothing already: this is for the memory."""
+        for _ in range(LAPSED_AT_ONCE):
+            _, more = self._store.deliveries.lapse()
+            if not more:
+                return
 
     def retain(self) -> None:
         """Forgets what is older than the retention."""

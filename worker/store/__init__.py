@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from redis.exceptions import OutOfMemoryError, RedisError
 
 from config.settings import Endpoint, Settings
 from worker.store.batches import Windows
 from worker.store.bounds import Bounds, FullError, read_reached
+from worker.store.carrying_over import carry_over
 from worker.store.connection import AWAY, LayoutError, RedisClient, connect
 from worker.store.control import Control
 from worker.store.deliveries import Deliveries
@@ -52,7 +54,7 @@ class Store:
         rules: Rules = DEFAULT_RULES,
         bounds: Bounds = NO_BOUNDS,
     ) -> None:
-        self.schema = Schema(client, account)
+        self.schema = Schema(client, account, partial(carry_over, client, account))
         scripts = Scripts(client, self.schema)
         self._client = client
         self._rules = rules

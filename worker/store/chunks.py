@@ -41,12 +41,14 @@ def pack_chunk(
     retention_ms: int,
 ) -> PackedChunk:
     """A chunk as the accept script takes it. ``permits``: how many the account has."""
-    args: list[object] = [CONSUMERS, retention_ms, permits, len(unreadable)]
-    for dead in unreadable:
-        args += (dead.entry, dead.reason, dead.where, dead.trigger)
+    dead: list[object] = []
+    for letter in unreadable:
+        dead += (letter.entry, letter.reason, letter.where, letter.trigger)
     groups: dict[tuple[str, str], int] = {}
     contents: list[object] = []
-    parts: list[object] = []
+    runs: list[_Run] = []
+    digests: set[bytes] = set()
+    keys = 0
     for section in sections:
         trigger = section.trigger
         name = (trigger.priority[0], trigger.digest)
@@ -56,23 +58,43 @@ def pack_chunk(
             contents += (*name, trigger.content)
         window = windows.of(trigger.dedupe_key, trigger.dedupe_window_seconds)
         wanted = trigger.campaigns
-        campaigns = str(wanted[0]) if len(wanted) == 1 else ",".join(map(str, wanted))
         index = index_hash("t", section.entry)
         if trigger.id is not None:
             index += index_hash("p", trigger.id)
-        parts += (
-            section.entry,
+        shape = (
             f"{section.piece} {int(section.final)} {group} {trigger.send_at_ms or 0} "
-            f"{trigger.expires_at_ms or 0} {window * 1000} {campaigns}",
-            index,
-            len(section.recipients),
+            f"{trigger.expires_at_ms or 0} {window * 1000} {len(section.recipients)} {len(index)} {_csv(wanted)}"
         )
+        if not runs or runs[-1].shape != shape:
+            runs.append(_Run(shape))
+        run = runs[-1]
+        run.sections += 1
+        run.arguments.append(index + section.entry.encode())
         for recipient in section.recipients:
-            found_by = index_hash(recipient.kind[0], recipient.value)
-            parts.append(found_by + pack_row(trigger, section.entry, recipient))
-            digests = b""
+            own = b""
             if window:
                 for campaign in wanted:
-                    digests += dedupe_digest(campaign, recipient, trigger.dedupe_key, trigger.digest)
-            parts.append(digests)
-    return PackedChunk((*args, len(groups), *contents, len(sections), *parts))
+                    digest = dedupe_digest(campaign, recipient, trigger.dedupe_key, trigger.digest)
+                    digests.add(digest)
+                    own += digest
+                keys += len(wanted)
+            found_by = index_hash(recipient.kind[0], recipient.value)
+            run.arguments.append(own + found_by + pack_row(trigger, section.entry, recipient))
+    arguments = [CONSUMERS, retention_ms, permits, int(len(digests) == keys), len(unreadable), *dead]
+    arguments += (len(groups), *contents, len(runs))
+    for run in runs:
+        arguments += (run.shape, run.sections, *run.arguments)
+    return PackedChunk(arguments)
+
+
+@dataclass(slots=True)
+class _Run:
+    """Neighbouring sections of one shape, which accept.lua explains."""
+
+    shape: str
+    sections: int = 0
+    arguments: list[object] = field(default_factory=list)
+
+
+def _csv(campaigns: tuple[int, ...]) -> str:
+    return str(campaigns[0]) if len(campaigns) == 1 else ",".join(map(str, campaigns))

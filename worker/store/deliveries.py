@@ -292,6 +292,11 @@ class Deliveries:
         forgotten, more = self._scripts.run("retire", [self._root], self._retention_ms, most)
         return forgotten, bool(more)
 
+    def lapse(self, most: int = 5000) -> tuple[int, bool]:
+        """Takes dedupe keys out whose window is over; how many, and whether there may be more."""
+        gone, more = self._scripts.run("lapse", [self._root], most)
+        return gone, bool(more)
+
     def due_ending(self) -> DueEnding | None:
         """The oldest range of deliveries whose expires_at has come, or None."""
         slots = self._client.zrangebyscore(f"{self._root}expiry", "-inf", self.now_ms(), start=0, num=1)

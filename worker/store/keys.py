@@ -20,7 +20,8 @@ the numbered keys from it; lua/_cells.lua explains segments, lua/_lanes.lua lane
     batch:<b>           hash      a batch that is claimed or on the wire;  flight (zset): by end of lease
     said:<b>            string    the vendor's words about a batch
     due, due:<ms>       zset,list rows that sleep until then;  expiry, expiry:<ms>: deliveries that end then
-    d:<digest>          string    dedupe key -> the delivery that holds it
+    dedupe              hash      dedupe key -> the delivery that holds it, until when
+    lapse, lapse:<ms>   zset,list dedupe keys whose window ends in the minute before
     ix:<day>:<bucket>   string    hashes of recipients and ids -> deliveries;  days (zset): which there are
     split:<p>           list      parts of refused batches;  job:<j> (hash): calls made for one, its budget
     splitting           zset      batches in flight that are such parts, by end of lease

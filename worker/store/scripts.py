@@ -28,7 +28,7 @@ GROWING = frozenset({"accept", "enqueue", "firing_append", "firing_stage", "put_
 
 
 #: What stands in front of every script, in this order.
-SHARED = ("_cells", "_rules", "_lanes", "_door", "_holds")
+SHARED = ("_cells", "_dedupe", "_rules", "_lanes", "_door", "_holds")
 #: What stands in front of some, behind those.
 ALSO = {"accept": ("_joining",), "enqueue": ("_memory",), "firing_stage": ("_memory",)}
 

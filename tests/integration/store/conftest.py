@@ -232,10 +232,21 @@ class Ground:
         return {key.decode(errors="backslashreplace").removeprefix(self.root) for key in found}
 
     def dedupe_keys(self) -> dict[bytes, int]:
-        """Each dedupe key with the delivery that holds it."""
-        keys = self.client.keys(f"{self.root}d:*")
-        # One whose window ends just now has a name and no holder any more.
-        return {key: int(n) for key, n in zip(keys, map(self.client.get, keys), strict=True) if n is not None}
+        """Each dedupe key that is held now, with the delivery that holds it."""
+        return {key: n for key, (n, till) in self._keys().items() if till > self.deliveries.now_ms()}
+
+    def dedupe_lives(self) -> list[int]:
+        """For how many milliseconds each dedupe key is still held, in this order."""
+        now = self.deliveries.now_ms()
+        return sorted(till - now for _, till in self._keys().values())
+
+    def free_dedupe_key(self, key: bytes) -> None:
+        """As if its window had ended."""
+        self.client.hdel(f"{self.root}dedupe", key)
+
+    def _keys(self) -> dict[bytes, tuple[int, int]]:
+        held = self.client.hgetall(f"{self.root}dedupe")
+        return {key: (int.from_bytes(v[:6]), int.from_bytes(v[6:])) for key, v in held.items()}
 
     def audit(self) -> None:
         """Fails unless every delivery is in exactly one place and every counter is right."""
@@ -412,7 +423,12 @@ def _lanes(client: Any, root: str, cells: dict[int, Cell]) -> set[tuple[int, int
         rows = client.lrange(key, 0, -1)
         for row in rows:
             numbers = row_numbers(row, len(names))
-            own = {(c, n) for c, n in zip(names, numbers, strict=True) if belongs(cells.get(n), numbers)}
+            # One that has ended and been forgotten is listed until its row comes to the front.
+            own = {
+                (c, n)
+                for c, n in zip(names, numbers, strict=True)
+                if n in cells and belongs(cells[n], numbers)
+            }
             # One that was tried or sent again does not remember that its row is another one.
             stale += not all(cells[n].status is Status.PENDING and _is_pristine(cells[n]) for _, n in own)
             stale += len(own) < len(numbers)

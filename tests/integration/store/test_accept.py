@@ -96,8 +96,7 @@ def test_a_key_lives_as_long_as_its_window(ground: Ground) -> None:
     ground.file("a")
     ground.file("b", dedupe_key="k")
     ground.file("c", dedupe_window=2_592_000)
-    lives = sorted(map(ground.client.pttl, ground.dedupe_keys()))
-    for life, window_ms in zip(lives, (600_000, 3_600_000, 2_592_000_000), strict=True):
+    for life, window_ms in zip(ground.dedupe_lives(), (600_000, 3_600_000, 2_592_000_000), strict=True):
         assert window_ms - 30_000 < life <= window_ms
 
 
@@ -189,12 +188,50 @@ def test_a_chunk_that_is_half_known_files_only_the_rest_without_a_gap(ground: Gr
     assert ground.outcomes.of([4])[0].recipient.value == "e"
 
 
-def test_an_entry_that_nobody_read_is_not_accepted(ground: Ground) -> None:
+def test_an_entry_that_was_acknowledged_by_hand_is_accepted_once_all_the_same(ground: Ground) -> None:
     (entry,) = ground.append(ground.body("a"))
     found = ground.sections(ground.read()[0])
     ground.client.xack(ground.store.intake.stream, "volley", entry)
+    assert ground.deliveries.accept(found, [], 3).pending == 1
     assert ground.deliveries.accept(found, [], 3).passed_over == 1
-    assert ground.states() == {}
+    assert ground.client.xlen(ground.store.intake.stream) == 0
+
+
+def test_an_entry_that_was_trimmed_after_it_was_read_is_accepted_with_its_neighbours(ground: Ground) -> None:
+    entries = ground.append(*(ground.body(person) for person in "abcd"))
+    found = [section for entry in ground.read() for section in ground.sections(entry)]
+    assert ground.deliveries.accept(found[:1], [], 3).pending == 1
+    ground.client.xdel(ground.store.intake.stream, entries[1])
+    filed = ground.deliveries.accept(found, [], 3)
+    assert (filed.pending, filed.passed_over) == (3, 1)
+    assert {outcome.recipient.value for outcome in ground.outcomes.of([0, 1, 2, 3])} == set("abcd")
+    assert ground.client.xlen(ground.store.intake.stream) == 0
+    ground.audit()
+
+
+def test_a_key_whose_window_is_over_is_taken_out_and_one_that_was_taken_again_is_not(
+    ground: Ground, eventually: Eventually
+) -> None:
+    ground.file("a", "b", dedupe_window=1)
+    assert ground.deliveries.lapse() == (0, False), "their minute has not come"
+    eventually(lambda: not ground.dedupe_keys())
+    assert ground.file("a", dedupe_window=3600).pending == 1
+    assert len(ground.client.hkeys(f"{ground.root}dedupe")) == 2
+    (slot, *_) = ground.client.zrange(f"{ground.root}lapse", 0, 0)
+    ground.client.zadd(f"{ground.root}lapse", {slot: 0})
+    assert ground.deliveries.lapse() == (1, True)
+    assert ground.deliveries.lapse() == (0, False)
+    assert ground.client.hkeys(f"{ground.root}dedupe") == list(ground.dedupe_keys())
+    assert ground.key_holders() == {2}
+
+
+def test_of_equal_keys_in_one_chunk_the_first_one_holds(ground: Ground) -> None:
+    ground.append(
+        ground.body("a", campaigns=[65, 66]), ground.body("b"), ground.body("a", campaigns=[66, 67])
+    )
+    filed = ground.accept()
+    assert (filed.pending, filed.duplicates) == (4, 1)
+    assert ground.key_holders() == {0, 1, 2, 4}
 
 
 def test_a_trigger_for_later_sleeps_until_its_time(ground: Ground, eventually: Eventually) -> None:

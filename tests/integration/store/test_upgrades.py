@@ -22,9 +22,10 @@ from worker.clevertap.sandbox import Sandbox
 from worker.cli.app import ExitCode, main
 from worker.core.model import Reason, Status
 from worker.engine import Engine
-from worker.store import LayoutError
+from worker.store import LayoutError, carrying_over
 from worker.store.connection import connect
 from worker.store.schema import LAYOUT, RECHECK_SECONDS, Schema
+from worker.store.scripts import source
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -150,6 +151,57 @@ def test_what_an_older_version_left_unfinished_is_carried_to_outcomes(
     assert not people & {"acc2@example.com", "can1", "wire1", "exp1", "unk1"}
 
 
+def test_the_dedupe_keys_of_the_layout_before_are_carried_over(
+    old: dict[str, Any], ground: Ground, eventually: Eventually
+) -> None:
+    held = {key: int(ground.client.get(f"{ground.root}d:".encode() + key)) for key in old_keys(ground)}
+    lives = sorted(ground.client.pttl(f"{ground.root}d:".encode() + key) for key in held)
+    assert len(held) == 37
+    with pytest.raises(LayoutError, match="start a worker of this version"):
+        ground.store.schema.verify()
+    ground.store.schema.check()
+    assert ground.dedupe_keys() == held
+    assert old_keys(ground) == set()
+    for life, before in zip(ground.dedupe_lives(), lives, strict=True):
+        assert before - 30_000 < life <= before
+    assert ground.client.get(SCHEMA) == str(LAYOUT).encode()
+    ground.store.schema.verify()
+    ground.audit()
+
+
+@pytest.mark.usefixtures("old")
+def test_whoever_dies_while_he_carries_over_is_followed_by_one_who_goes_on(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = {key: int(ground.client.get(f"{ground.root}d:".encode() + key)) for key in old_keys(ground)}
+    monkeypatch.setattr(carrying_over, "_PAGE", 7)
+    pages = 0
+
+    def die(*_: Any, **__: Any) -> Any:
+        nonlocal pages
+        pages += 1
+        if pages == 3:
+            raise KeyboardInterrupt
+        return script(*_, **__)
+
+    script = ground.client.register_script(source("carry_over"))
+    with monkeypatch.context() as patched:
+        patched.setattr(type(ground.client), "register_script", lambda *_: die)
+        with pytest.raises(KeyboardInterrupt):
+            carrying_over.carry_over(ground.client, "default")
+    assert ground.dedupe_keys()
+    assert old_keys(ground)
+    ground.store.schema.check()
+    assert ground.dedupe_keys() == held
+    assert old_keys(ground) == set()
+
+
+def old_keys(ground: Ground) -> set[bytes]:
+    """The dedupe keys that are keys of the server's own, as they were in layout 1."""
+    prefix = f"{ground.root}d:"
+    return {key.removeprefix(prefix.encode()) for key in ground.client.keys(f"{prefix}*")}
+
+
 def test_a_store_without_a_layout_gets_this_codes_and_keeps_it(ground: Ground) -> None:
     assert ground.client.get(SCHEMA) is None
     ground.file("a")
@@ -164,7 +216,7 @@ def test_many_that_start_at_once_note_one_layout_and_none_is_refused(redis_url: 
         with connect(redis_url) as client:
             barrier.wait()
             try:
-                Schema(client, "default").check()
+                Schema(client, "default", lambda: None).check()
             except BaseException as fault:  # a thread's own would be lost
                 faults.append(fault)
 
@@ -208,7 +260,7 @@ def test_data_of_a_layout_that_is_not_read_is_refused_and_not_touched(
 
 def test_code_that_grew_old_while_it_ran_notices(client: Redis) -> None:
     now = 0.0
-    schema = Schema(client, "default", monotonic=lambda: now)
+    schema = Schema(client, "default", lambda: None, monotonic=lambda: now)
     schema.check()
     client.set(SCHEMA, LAYOUT + 1)
     schema.check()
@@ -225,7 +277,7 @@ def test_a_worker_that_is_too_old_ends_at_its_start_with_one_sentence(
     client.set(SCHEMA, LAYOUT + 1)
     worker = processes.python("-m", "celery", "-A", "worker.app", "worker", environ=environ)
     assert worker.wait(60) == 1
-    assert "volley: The data of account default has layout '2'" in worker.output
+    assert "volley: The data of account default has layout '3'" in worker.output
     assert "Traceback" not in worker.output
     assert everything(client).keys() == {SCHEMA.encode()}
 

@@ -149,7 +149,7 @@ def test_names_of_keys_are_told_from_others_by_the_page_that_lists_them() -> Non
         "intake",
         "dead",
         "seg:12:cells",
-        "d:\n\xff",
+        "lapse:5",
         "ix:1:2",
         "segments",
         "turns",

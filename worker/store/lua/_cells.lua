@@ -43,6 +43,32 @@ local function tail_after(cell, counted)
   return string.char(math.min(255, attempts_of(cell) + counted)) .. string.sub(cell, HEAD + 2)
 end
 
+-- Calls visit(item, item, ...) for pieces of a list that fit Lua's stack; an even number of items to a piece.
+local function in_pieces(items, visit)
+  for first = 1, #items, 4000 do visit(unpack(items, first, math.min(first + 3999, #items))) end
+end
+
+-- Numbers of deliveries as text, decimal and in six bytes. Those of one script are near each other, so most of the
+-- text is that of the one before; formatting every one of them would take a tenth of accepting.
+local tens, tens_text, digits = nil, nil, {}
+local function decimal(n)
+  local low = n % 100
+  local high = (n - low) / 100
+  if high == 0 then return string.format('%.0f', low) end
+  if high ~= tens then tens, tens_text = high, string.format('%.0f', high) end
+  if not digits[low] then digits[low] = string.format('%02d', low) end
+  return tens_text .. digits[low]
+end
+
+local bytes, bytes_text, chars = nil, nil, {}
+local function packed(n)
+  local low = n % 256
+  local high = (n - low) / 256
+  if high ~= bytes then bytes, bytes_text = high, struct.pack('>I5', high) end
+  if not chars[low] then chars[low] = string.char(low) end
+  return bytes_text .. chars[low]
+end
+
 -- Calls visit(segment, offset, first, last) for each run ns[first..last] of neighbours in one segment.
 local function runs(ns, visit)
   local first, count = 1, #ns
@@ -202,22 +228,4 @@ local function write_strips(ns, width, gid, old, change)
     for strip, times in pairs(whole) do count_part(strip, changed[strip], 0, width, times) end
   end)
   return new
-end
-
--- Frees the dedupe key when it is still the delivery's own.
-local function free_key(digest, n)
-  if digest == '' then return end
-  local key = root .. 'd:' .. digest
-  if redis.call('GET', key) == string.format('%.0f', n) then redis.call('DEL', key) end
-end
-
--- The cell of a delivery that ends by `ended` (a head) without this batch having been sent, its key freed; or as
--- unknown with its key kept, when an earlier attempt may have been sent.
-local function end_unsent(cell, ended, digest, n)
-  local reason = reason_of(cell)
-  if MAYBE_SENT[reason] then
-    return head('u', reason, 0, batch_of(cell)) .. string.sub(cell, HEAD + 1)
-  end
-  free_key(digest, n)
-  return ended .. string.sub(cell, HEAD + 1)
 end

@@ -1,5 +1,5 @@
 -- Lanes: what waits, in the order in which it gets its turn; and batches, what was taken out of them. Stands in
--- front of every script, behind _cells.lua.
+-- front of every script, behind _dedupe.lua.
 --
 -- A group is (priority, content). `lane:<group>:<campaigns>` lists its rows that wait for the same campaigns;
 -- `flow:<priority>:<campaigns>` the groups with such rows; `ready:<priority>` ranks the flows by fair turn.
@@ -10,7 +10,7 @@ local function row_of(ns)
   for i = 2, #ns do
     if ns[i] ~= ns[1] + i - 1 then return table.concat(ns, ',') end
   end
-  return string.format('%.0f', ns[1])
+  return decimal(ns[1])
 end
 
 local function numbers(csv)
@@ -84,13 +84,6 @@ local function words(csv)
   return list
 end
 
--- RPUSH (or LPUSH) in pieces that fit Lua's stack.
-local function push(command, key, items)
-  for first = 1, #items, 4000 do
-    redis.call(command, key, unpack(items, first, math.min(first + 3999, #items)))
-  end
-end
-
 -- Puts a flow among the ready ones, at its own turn or the present one, whichever is later.
 local function make_ready(priority, flow)
   if redis.call('EXISTS', root .. 'ready:' .. priority) == 0 then
@@ -124,7 +117,7 @@ local function file(gid, campaigns, rows)
       make_ready(priority, campaigns)
     end
   end
-  push('RPUSH', root .. 'lane:' .. gid .. ':' .. campaigns, rows)
+  in_pieces(rows, function(...) redis.call('RPUSH', root .. 'lane:' .. gid .. ':' .. campaigns, ...) end)
 end
 
 -- Puts rows of (group, campaigns) to sleep until due_ms; promote.lua wakes them.
@@ -197,8 +190,9 @@ local function count_live()
   return string.format('%.0f', live)
 end
 
--- Writes the counters, and lets a group without live deliveries expire after `retention` milliseconds.
+-- Frees keys, writes the counters, and lets a group without live deliveries expire after `retention` milliseconds.
 local function flush(retention)
+  free_keys()
   local total = {}
   for segment, of_segment in pairs(moved) do
     redis.call('ZADD', root .. 'segments', now, segment)

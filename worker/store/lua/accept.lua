@@ -1,15 +1,15 @@
 -- Accepts one chunk of triggers: dedupes, files and acknowledges them, all or nothing.
 --
 -- KEYS  1 root  2 intake stream  3 dead letter stream
--- ARGV  1 consumer group  2 retention (ms)  3 permits the account has
---       4 dead letters D, then D x { entry id, reason, where, original bytes }
+-- ARGV  1 consumer group  2 retention (ms)  3 permits the account has  4 1 when no two keys of the chunk are equal
+--       5 dead letters D, then D x { entry id, reason, where, original bytes }
 --       then groups G, then G x { priority letter, digest, content }
---       then sections S, then S x { entry id, shape, index, m } each followed by m x { row, keys }
---   A section is one trigger's piece. shape = "piece final group due_ms expires_ms window_ms campaigns":
---   piece numbers count an entry's sections from 0, final is 1 on its last one, group is an ordinal from 1.
---   index = 5 bytes of the trigger id's hash, then 5 of the producer's id's where it has one.
---   row = 5 bytes of the recipient's hash, then the JSON row without its group ("...]"); keys = the
---   dedupe digests, 16 bytes for each campaign, or '' for none.
+--       then runs R, then R x { shape, sections of this shape } each followed by as many { index + entry id, row... }
+--   A section is one trigger's piece. shape = "piece final group due_ms expires_ms window_ms rows index campaigns":
+--   piece numbers count an entry's sections from 0, final is 1 on its last one, group is an ordinal from 1; index
+--   is the length of what stands before the entry id: 5 bytes of its hash, and 5 of the producer's id's where it has one.
+--   A row is one argument: with a window the dedupe digests, 16 bytes for each campaign; 5 bytes of the recipient's
+--   hash; the JSON row without its group ("...]").
 -- Result { deliveries filed, duplicates, sections passed over, free permits, first delivery }
 --
 -- Run twice, the second time changes nothing: an entry is acknowledged once, and of an entry in pieces
@@ -17,20 +17,20 @@
 
 local stream, dead = KEYS[2], KEYS[3]
 local consumers, retention, permits = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local at = 4
+local distinct, at = ARGV[4] == '1', 5
 local function take()
   local value = ARGV[at]
   at = at + 1
   return value
 end
 
-local done = {}
+local done, ended = {}, {} -- entries that are acknowledged; those of them that are in the stream still
 for _ = 1, tonumber(take()) do
   local id, reason, where, raw = take(), take(), take(), take()
   if redis.call('XACK', stream, consumers, id) == 1 then
     redis.call('XADD', dead, '*', 'trigger', raw, 'reason', reason, 'where', where, 'entry', id)
     redis.call('HDEL', root .. 'accepting', id)
-    done[#done + 1] = id
+    done[#done + 1], ended[#ended + 1] = id, id
   end
 end
 
@@ -52,9 +52,12 @@ local function gid_of(group)
   return gid
 end
 
+-- Entries that are one section each, which is most of them; do all of them wait?
+local whole, all_wait = {}, false
+
 -- May this section be applied? Acknowledges the entry with its last piece.
 local function admit(id, piece, final)
-  if piece == 0 and final then return redis.call('XACK', stream, consumers, id) == 1 end
+  if piece == 0 and final then return all_wait or redis.call('XACK', stream, consumers, id) == 1 end
   local wanted = tonumber(redis.call('HGET', root .. 'accepting', id) or '0')
   if wanted ~= piece then return false end
   if piece == 0 and #redis.call('XPENDING', stream, consumers, id, id, 1) == 0 then return false end
@@ -70,12 +73,18 @@ local shapes = {}
 local function shape_of(text)
   local shape = shapes[text]
   if shape then return shape end
-  local piece, final, group, due, expires, window, campaigns =
-    string.match(text, '^(%d+) (%d) (%d+) (%d+) (%d+) (%d+) ([%d,]+)$')
+  local piece, final, group, due, expires, window, height, index, campaigns =
+    string.match(text, '^(%d+) (%d) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) ([%d,]+)$')
   shape = { piece = tonumber(piece), final = final == '1', group = groups[tonumber(group)], due = tonumber(due),
-    expires = tonumber(expires), window = tonumber(window), campaigns = campaigns, names = words(campaigns) }
+    expires = tonumber(expires), window = tonumber(window), height = tonumber(height), index = tonumber(index),
+    campaigns = campaigns, names = words(campaigns) }
   local at_first = math.max(now, shape.due)
   shape.status = shape.due > now and 's' or 'p'
+  shape.keys = 0 -- bytes of dedupe digests in a row
+  if shape.window > 0 then
+    shape.till, shape.slot = till(shape.window)
+    shape.keys = #shape.names * DIGEST
+  end
   shape.first, shape.day = struct.pack('>I5', at_first - EPOCH), math.floor(at_first / 86400000)
   shape.tails, shape.cells, shape.fresh = {}, {}, {}
   for i, name in ipairs(shape.names) do
@@ -88,30 +97,53 @@ local function shape_of(text)
 end
 
 local total, mixed = 0, {} -- groups for which the chunk has several sets of campaigns
-local sections = tonumber(take())
-local start = at
-for _ = 1, sections do
-  local shape, m = shape_of(ARGV[at + 1]), tonumber(ARGV[at + 3])
-  total = total + m * #shape.names
+local all_runs = {}
+local digests, asked = {}, 0
+for r = 1, tonumber(take()) do
+  local run = { shape = shape_of(take()), sections = tonumber(take()), at = at }
+  all_runs[r] = run
+  local shape = run.shape
+  total = total + run.sections * shape.height * #shape.names
   mixed[shape.group] = mixed[shape.group] or shape.campaigns
   if mixed[shape.group] ~= shape.campaigns then mixed[shape.group] = 'mixed' end
-  at = at + 4 + 2 * m
+  local one, step = shape.piece == 0 and shape.final, shape.height + 1
+  for section = at, at + (run.sections - 1) * step, step do
+    if one then whole[#whole + 1] = string.sub(ARGV[section], shape.index + 1) end
+    if shape.till then
+      for row = section + 1, section + shape.height do
+        for first = 1, shape.keys, DIGEST do
+          asked = asked + 1
+          digests[asked] = string.sub(ARGV[row], first, first + DIGEST - 1)
+        end
+      end
+    end
+  end
+  at = at + run.sections * step
 end
-at = start
+
+-- What is known of each key, in the order of the rows; and who has taken one in this chunk.
+local known, taken_here = read_keys(digests), {}
+asked = 0
 
 local n = redis.call('HINCRBY', root .. 'next', 'delivery', total) - total
 local first_n, filed, duplicates, passed = n, 0, 0, 0
+
+-- What was accepted before is in the stream no more. So where all that is deleted was there, nothing has been accepted,
+-- and one command acknowledges it; else each is asked for by itself.
+local deleted = 0
+in_pieces(whole, function(...) deleted = deleted + redis.call('XDEL', stream, ...) end)
+all_wait = deleted == #whole
+if all_wait then in_pieces(whole, function(...) redis.call('XACK', stream, consumers, ...) end) end
+
 local cells, rows, ns = {}, {}, {}
 local index, lanes, order, wishes = {}, {}, {}, {}
 
 -- index entries are spread over 256 buckets a day: `ix:<day>:<bucket>` += hash 4, delivery 6.
-local function remember(day, hash, number)
-  local of_day = index[day]
-  if not of_day then of_day = {}; index[day] = of_day end
-  local name = string.byte(hash, 1)
+local function remember(of_day, text, at, number)
+  local name = string.byte(text, at)
   local bucket = of_day[name]
   if not bucket then bucket = {}; of_day[name] = bucket end
-  bucket[#bucket + 1] = string.sub(hash, 2, 5) .. number
+  bucket[#bucket + 1] = string.sub(text, at + 1, at + 4) .. number
 end
 
 -- Fresh deliveries of the present segment are counted by shape, and added to the counters when it ends.
@@ -138,95 +170,114 @@ local function wait_in(gid, campaigns, due, row)
   return lane
 end
 
-for _ = 1, sections do
-  local id, shape, hashes, m = ARGV[at], shape_of(ARGV[at + 1]), ARGV[at + 2], tonumber(ARGV[at + 3])
-  at = at + 4
-  if not admit(id, shape.piece, shape.final) then
-    passed = passed + 1
-    at = at + 2 * m
-  else
-    if shape.final then done[#done + 1] = id end
-    local gid, status, day = gid_of(shape.group), shape.status, shape.day
-    local width, section_first, own, fresh = #shape.names, n, shape.cells, shape.fresh
-    local due = status == 's' and shape.due
-    local opening, digest_root = '[' .. gid .. ',', root .. 'd:'
-    if shape.scan == nil then shape.scan = others_wait(gid, shape.names, due) end
-    local several = mixed[shape.group] == 'mixed'
-    local packed = struct.pack('>I6', n)
-    remember(day, string.sub(hashes, 1, 5), packed)
-    if #hashes > 5 then remember(day, string.sub(hashes, 6, 10), packed) end
-    for _ = 1, m do
-      local row, keys = ARGV[at], ARGV[at + 1]
-      at = at + 2
-      local row_first, members = n, nil -- members: those that are no duplicates, when some are
-      remember(day, row, struct.pack('>I6', n))
-      local text = opening .. string.sub(row, 6)
-      for i = 1, width do
-        local holder = false
-        if keys ~= '' then
-          holder = redis.call('SET', digest_root .. string.sub(keys, i * 16 - 15, i * 16), n,
-            'NX', 'GET', 'PX', shape.window)
+local k = 0 -- deliveries so far
+local function file_section(shape, id, at)
+  if shape.final then done[#done + 1] = id end
+  if shape.final and shape.piece > 0 then ended[#ended + 1] = id end
+  local gid, status, of_day = gid_of(shape.group), shape.status, index[shape.day]
+  if not of_day then of_day = {}; index[shape.day] = of_day end
+  local width, section_first, own, fresh = #shape.names, n, shape.cells, shape.fresh
+  local due = status == 's' and shape.due
+  local opening, till_text, slot = '[' .. gid .. ',', shape.till, shape.slot
+  if shape.scan == nil then shape.scan = others_wait(gid, shape.names, due) end
+  local several = mixed[shape.group] == 'mixed'
+  counted[shape] = true
+  local number = packed(n)
+  for first = 1, shape.index, 5 do remember(of_day, ARGV[at], first, number) end
+  local hash, json = shape.keys + 1, shape.keys + 6
+  for at = at + 1, at + shape.height do
+    local row = ARGV[at]
+    local row_first, members = n, nil -- members: those that are no duplicates, when some are
+    local text = opening .. string.sub(row, json)
+    number = packed(n)
+    remember(of_day, row, hash, number)
+    for i = 1, width do
+      local holder = nil
+      if till_text then
+        asked = asked + 1
+        local digest = digests[asked]
+        holder = holder_in(known[asked]) or taken_here[digest]
+        if not holder then
+          if not distinct then taken_here[digest] = n end
+          hold_key(digest, (i == 1 and number or packed(n)) .. till_text, slot)
         end
-        local cell
-        if holder then
-          cell = head('d', 17, 0, tonumber(holder)) .. shape.tails[i]
-          count(math.floor(n / SEG), gid, cell, 1)
-          duplicates = duplicates + 1
-          if not members then
-            members = {}
-            for member = row_first, n - 1 do members[#members + 1] = member end
-          end
-        else
-          cell = own[i]
-          fresh[i] = fresh[i] + 1
-          counted[shape] = true
-          if members then members[#members + 1] = n end
-        end
-        local k = #ns + 1
-        cells[k], rows[k], ns[k] = cell, text, n
-        n = n + 1
-        if n % SEG == 0 then count_fresh(n / SEG - 1) end
       end
-      local count_members = members and #members or width
-      if count_members > 0 then
-        local scan = shape.scan == 'all' or shape.scan == 'some' and count_members < width
-        if scan or several or members then
-          if not members then
-            members = {}
-            for i = 1, width do members[i] = row_first + i - 1 end
-          end
-          local names, kept = shape.campaigns, shape.names
-          if count_members < width then
-            kept = {}
-            for i, member in ipairs(members) do kept[i] = shape.names[member - row_first + 1] end
-            names = table.concat(kept, ',')
-          end
-          if scan or several then
-            wishes[#wishes + 1] = { gid = gid, status = status, due = due, expires = shape.expires, first = shape.first,
-              day = day, hash = string.sub(row, 1, 5), who = who_of(string.sub(row, 6)), scan = scan, ns = members, names = kept }
-          else
-            wait_in(gid, names, due, row_of(members))
-          end
-        else
-          local lane = shape.lane
-          if not lane then
-            lane = wait_in(gid, shape.campaigns, due)
-            shape.lane = lane
-          end
-          lane.rows[#lane.rows + 1] = string.format('%.0f', row_first)
+      local cell
+      if holder then
+        cell = head('d', 17, 0, holder) .. shape.tails[i]
+        count(math.floor(n / SEG), gid, cell, 1)
+        duplicates = duplicates + 1
+        if not members then
+          members = {}
+          for member = row_first, n - 1 do members[#members + 1] = member end
         end
-        filed = filed + count_members
+      else
+        cell = own[i]
+        fresh[i] = fresh[i] + 1
+        if members then members[#members + 1] = n end
+      end
+      k = k + 1
+      cells[k], rows[k], ns[k] = cell, text, n
+      n = n + 1
+      if n % SEG == 0 then
+        count_fresh(n / SEG - 1)
+        counted[shape] = true
       end
     end
-    if shape.expires > 0 and n > section_first then
-      local slot = string.format('%.0f', math.ceil(shape.expires / 1000) * 1000)
-      redis.call('RPUSH', root .. 'expiry:' .. slot, section_first .. ' ' .. (n - section_first))
-      redis.call('ZADD', root .. 'expiry', slot, slot)
+    local count_members = members and #members or width
+    if count_members > 0 then
+      local scan = shape.scan == 'all' or shape.scan == 'some' and count_members < width
+      if scan or several or members then
+        if not members then
+          members = {}
+          for i = 1, width do members[i] = row_first + i - 1 end
+        end
+        local names, kept = shape.campaigns, shape.names
+        if count_members < width then
+          kept = {}
+          for i, member in ipairs(members) do kept[i] = shape.names[member - row_first + 1] end
+          names = table.concat(kept, ',')
+        end
+        if scan or several then
+          wishes[#wishes + 1] = { gid = gid, status = status, due = due, expires = shape.expires, first = shape.first,
+            day = shape.day, hash = string.sub(row, hash, hash + 4), who = who_of(string.sub(row, json)), scan = scan, ns = members,
+            names = kept }
+        else
+          wait_in(gid, names, due, row_of(members))
+        end
+      else
+        local lane = shape.lane
+        if not lane then
+          lane = wait_in(gid, shape.campaigns, due)
+          shape.lane = lane
+        end
+        lane.rows[#lane.rows + 1] = decimal(row_first)
+      end
+      filed = filed + count_members
+    end
+  end
+  if shape.expires > 0 and n > section_first then
+    local slot = string.format('%.0f', math.ceil(shape.expires / 1000) * 1000)
+    redis.call('RPUSH', root .. 'expiry:' .. slot, section_first .. ' ' .. (n - section_first))
+    redis.call('ZADD', root .. 'expiry', slot, slot)
+  end
+end
+
+for _, run in ipairs(all_runs) do
+  local shape, step = run.shape, run.shape.height + 1
+  for at = run.at, run.at + (run.sections - 1) * step, step do
+    local id = string.sub(ARGV[at], shape.index + 1)
+    if admit(id, shape.piece, shape.final) then
+      file_section(shape, id, at)
+    else
+      passed = passed + 1
+      asked = asked + shape.height * shape.keys / DIGEST
     end
   end
 end
 
 count_fresh(math.floor(n / SEG))
+write_keys()
 
 local joined, left = join(wishes)
 local marks, sinces = {}, {}
@@ -295,9 +346,8 @@ for _, lane in ipairs(order) do
   end
 end
 flush(retention)
-local tried = redis.call('EXISTS', root .. 'tried') == 1
-for first = 1, #done, 4000 do
-  if tried then redis.call('HDEL', root .. 'tried', unpack(done, first, math.min(first + 3999, #done))) end
-  redis.call('XDEL', stream, unpack(done, first, math.min(first + 3999, #done)))
+if redis.call('EXISTS', root .. 'tried') == 1 then
+  in_pieces(done, function(...) redis.call('HDEL', root .. 'tried', ...) end)
 end
+in_pieces(ended, function(...) redis.call('XDEL', stream, ...) end)
 return { filed, duplicates, passed, permits - redis.call('ZCOUNT', root .. 'permits', now, '+inf'), first_n }

@@ -13,7 +13,7 @@
 local allowed, retention = ARGV[1], tonumber(ARGV[2])
 local taken, moved_on, held, gone = 0, 0, 0, 0
 local pending = head('p', 18, 0, 0)
-local unsure = {}
+local unsure, taken_here = {}, {}
 for reason in pairs(MAYBE_SENT) do unsure[reason] = head('p', reason, 0, 0) end
 for i = 3, #ARGV, 4 do
   local n, gid, digest, window = tonumber(ARGV[i]), ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
@@ -23,11 +23,16 @@ for i = 3, #ARGV, 4 do
   elseif redis.call('HEXISTS', root .. 'group:' .. gid, 'content') == 0 then
     gone = gone + 1
   else
-    local holder = digest ~= '' and window > 0
-      and redis.call('SET', root .. 'd:' .. digest, n, 'NX', 'GET', 'PX', window)
-    if holder and tonumber(holder) ~= n then
+    local keyed = digest ~= '' and window > 0
+    local holder = keyed and (taken_here[digest] or holder_in(read_keys({ digest })[1]))
+    if holder and holder ~= n then
       held = held + 1
     else
+      if keyed and not holder then
+        taken_here[digest] = n
+        local till_text, slot = till(window)
+        hold_key(digest, packed(n) .. till_text, slot)
+      end
       local cell = (unsure[reason_of(old[1])] or pending) .. '\0' .. string.sub(old[1], HEAD + 2)
       local first = struct.unpack('>I5', string.sub(old[1], 22, 26)) + EPOCH
       local asleep = attempts_of(old[1]) == 0 and first > now
@@ -39,5 +44,6 @@ for i = 3, #ARGV, 4 do
     end
   end
 end
+write_keys()
 flush(retention)
 return { taken, moved_on, held, gone }
