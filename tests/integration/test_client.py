@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import socket
 import ssl
@@ -197,6 +198,20 @@ def test_a_connection_is_kept_for_the_next_request(server: Server, client: Clien
     for _ in range(5):
         assert isinstance(post(client, server.url), Answered)
     assert (server.connections, len(server.requests)) == (1, 5)
+
+
+def test_a_request_and_its_body_are_gone_with_its_answer(server: Server, client: Client) -> None:
+    """Without waiting for Python to look for cycles: bodies are large, and it looks rarely."""
+    server.use(server.answers(answer()))
+    post(client, server.url)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            post(client, server.url)
+        assert not [one for one in gc.get_objects() if isinstance(one, httpx.Request | httpx.Response)]
+    finally:
+        gc.enable()
 
 
 def test_a_connection_that_the_server_closed_is_not_used_again(server: Server, client: Client) -> None:

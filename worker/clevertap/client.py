@@ -139,6 +139,8 @@ class Client:
                     break
         finally:
             response.close()  # closes the connection too, unless the answer was read to its end
+            # Else the two hold each other, and the request's body, until Python looks for cycles: seldom.
+            response.stream = httpx.ByteStream(b"")
         return response.status_code, response.headers, bytes(answer[:ANSWER_MAX_BYTES])
 
     def close(self) -> None:
