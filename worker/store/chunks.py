@@ -63,7 +63,8 @@ def pack_chunk(
             index += index_hash("p", trigger.id)
         shape = (
             f"{section.piece} {int(section.final)} {group} {trigger.send_at_ms or 0} "
-            f"{trigger.expires_at_ms or 0} {window * 1000} {len(section.recipients)} {len(index)} {_csv(wanted)}"
+            f"{trigger.expires_at_ms or 0} {window * 1000} {len(section.recipients)} {len(index)} "
+            f"{_csv(wanted)}"
         )
         if not runs or runs[-1].shape != shape:
             runs.append(_Run(shape))
