@@ -123,16 +123,16 @@ def _without_arguments(record: logging.LogRecord) -> bool:
 @signals.celeryd_init.connect
 def _worker_starts(**_: Any) -> None:
     start_sentry(settings)
-    _refuse_foreign_layouts()
+    _prepare_data()
 
 
-def _refuse_foreign_layouts() -> None:
-    """Ends a worker that is too old for the data (or too new), before it begins. Where Redis is away this is
-    found out later: every script asks.
+def _prepare_data() -> None:
+    """Carries data of the layout before over; ends a worker that is too old for the data (or too new), before
+    it begins. Where Redis is away this is found out later: every script asks.
     """
     for store in _stores():
         try:
-            store.schema.check()
+            store.prepare()
         except LayoutError as error:
             raise SystemExit(f"volley: {error}") from None
         except RedisError:

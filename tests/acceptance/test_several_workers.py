@@ -81,7 +81,7 @@ def test_nobody_takes_over_what_a_living_worker_is_accepting_however_long_it_tak
     for _ in range(2):
         stack.worker()
     stack.beat()
-    stack.await_waiting()
+    stack.eventually(stack.store.intake.has_readers)
     consumers, tries = set(), 0
 
     def all_are_accepted() -> bool:

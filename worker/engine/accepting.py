@@ -26,6 +26,8 @@ PIECE_DELIVERIES = 1000
 READ_MOST = 4000
 #: Entries taken over from others at once at most.
 TAKE_OVER_MOST = 1000
+#: Deliveries after which those that send are told, though more of what was read is still to come: they fill a call.
+FULL_CALL = 1000
 #: Bytes that one read should bring, about: it asks for as many entries as make that much by what waits there.
 READ_BYTES = 4_194_304
 #: How long the place of an accept task is leased, seconds.
@@ -163,6 +165,8 @@ class _Chunks:
         self._parts = parts
         self._deliveries = parts.store.deliveries
         self._under_way: tuple[Filing, Sequence[Unreadable]] | None = None
+        self._untold = 0
+        self._free_permits = 0
 
     def __enter__(self) -> Self:
         return self
@@ -170,6 +174,7 @@ class _Chunks:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self._finish()
+            self._tell()
         elif self._under_way is not None:
             # It may happen or not: its entries are accepted again, which changes nothing if it did. But
             # nobody else would hint at what it filed.
@@ -190,8 +195,16 @@ class _Chunks:
         for dead in unreadable:
             log.warning("dead letter: entry %s: %s: %s", dead.entry, dead.where or "trigger", dead.reason)
         # What was passed over may be due all the same: its first reply was lost, and the hint with it.
-        if (filed.pending or filed.passed_over) and filed.free_permits > 0:
+        self._untold += filed.pending + filed.passed_over
+        self._free_permits = filed.free_permits
+        if self._untold >= FULL_CALL:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Hints at what has been filed. Where no permit is free, whoever holds one sees it."""
+        if self._untold and self._free_permits > 0:
             self._parts.hint()
+        self._untold = 0
 
 
 class _Seat:

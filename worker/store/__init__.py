@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 from redis.exceptions import OutOfMemoryError, RedisError
 
@@ -21,7 +20,7 @@ from worker.store.outcomes import Outcomes
 from worker.store.permits import Permits, Rules
 from worker.store.progress import Progress, read_progress
 from worker.store.rules import AccountRules, Ruled, RuleText
-from worker.store.schema import Schema
+from worker.store.schema import LAYOUT, Schema
 from worker.store.scripts import Scripts
 from worker.store.status import Snapshot, read_status
 
@@ -54,7 +53,7 @@ class Store:
         rules: Rules = DEFAULT_RULES,
         bounds: Bounds = NO_BOUNDS,
     ) -> None:
-        self.schema = Schema(client, account, partial(carry_over, client, account))
+        self.schema = Schema(client, account)
         scripts = Scripts(client, self.schema)
         self._client = client
         self._rules = rules
@@ -81,6 +80,10 @@ class Store:
         seen = read_progress(self._client, self.account, self.deliveries, self.permits, self._rules.permits)
         # What waits in the intake while the backlog is full waits on purpose.
         return replace(seen, intake_since_ms=None) if self.intake.backlog_reached() else seen
+
+    def prepare(self) -> None:
+        """When a worker starts: data of the layout before is carried over. Raises LayoutError."""
+        self.schema.prepare(lambda: carry_over(self._client, self.account, LAYOUT))
 
     def ping(self) -> None:
         """Returns if Redis answers and the account's data is of this version. Raises one of AWAY."""

@@ -26,7 +26,7 @@ LEFT_OUT = (
     "paused",
     "held",
 )
-LEFT_OUT_TOO = ("nonce:", "dead", "said:", "swept", "tried", "calls")
+LEFT_OUT_TOO = ("nonce:", "dead", "said:", "swept", "tried", "calls", "lapse", "lapse:")
 #: Keys, items and stream entries that are read in one round trip.
 _PAGE = 500
 
@@ -34,12 +34,16 @@ _PAGE = 500
 def copy_account(source: RedisClient, target: RedisClient, account: str) -> None:
     """Copies what waits in an account to an empty server. Errors: redis.exceptions.RedisError."""
     root = keys.root(account)
-    stream = keys.intake(account).encode()
+    stream, dedupe = keys.intake(account).encode(), f"{root}dedupe".encode()
     found = source.scan_iter(match=f"{root}*", count=1000)
     while page := list(islice(found, _PAGE)):
-        wanted = [key for key in page if key != stream and not _left_out(key.decode(errors="replace"), root)]
+        names = [key for key in page if key not in {stream, dedupe}]
+        wanted = [key for key in names if not _left_out(key.decode(errors="replace"), root)]
         _copy(source, target, wanted)
     _copy_stream(source, target, stream.decode())
+    # As large as all deliveries of a day, perhaps: in pages.
+    for fields in _pages(source.hscan_iter(dedupe, count=_PAGE)):
+        target.hset(dedupe, mapping=dict(fields))
 
 
 def bring_forward(client: RedisClient, account: str) -> int | None:

@@ -3,8 +3,8 @@
 The key ``schema`` holds a number. It is raised only where older code would misread what newer code writes;
 what older code simply leaves alone (a new key, a new field, a new reason) keeps it. So versions with the same
 number may run side by side, each with its own scripts: a script is called by the digest of its text, and two
-texts meet only in the data. A version that raises the number carries the data over, while no worker of the
-version before runs: whoever of it is the first to run a script does so, and notes the new number at the end.
+texts meet only in the data. A version that raises the number carries the data over when a worker of it
+starts: it notes that it is at it, which stops all workers of the version before; the new number comes last.
 
 Nothing of this is on the way of a delivery: one GET before the first script of a process, and one every
 ``RECHECK_SECONDS``, so that code that has grown old notices.
@@ -17,7 +17,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
 from redis.exceptions import OutOfMemoryError
 
@@ -28,8 +27,11 @@ log = logging.getLogger("volley")
 
 #: The layout that this code writes, and the only one that it reads.
 LAYOUT = 2
+_OURS = str(LAYOUT).encode()
 #: The layout that it carries over; data without a number has it too, from before there were numbers.
-BEFORE = 1
+_BEFORE = b"1"
+#: What stands in the place of the number while somebody carries the data over. No version reads it.
+_UNDER_WAY = b"1>2"
 #: Between two looks at the number, seconds.
 RECHECK_SECONDS = 5.0
 
@@ -41,13 +43,11 @@ class Schema:
         self,
         client: RedisClient,
         account: str,
-        carry_over: Callable[[], None],
         *,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
         self._account = account
-        self._carry_over = carry_over
         self._root = keys.root(account)
         self._key = f"{self._root}schema"
         self._monotonic = monotonic
@@ -56,33 +56,40 @@ class Schema:
 
     def verify(self) -> None:
         """Looks, and writes nothing. Raises LayoutError."""
+        self._judge(self._found())
+
+    def prepare(self, carry_over: Callable[[], None], sleep: Callable[[float], None] = time.sleep) -> None:
+        """When a worker starts: data of the layout before is carried over. Workers of the version before,
+        which must not run meanwhile, notice within ``RECHECK_SECONDS`` that they are too old.
+
+        ``carry_over`` notes this code's number at its end. Whoever finds that somebody was at it goes on:
+        that one may be dead. Raises LayoutError.
+        """
         found = self._found()
-        if found == str(BEFORE).encode():
-            raise LayoutError(
-                f"The data of account {self._account} has the layout before this version's: start a worker "
-                "of this version, which carries it over, when none of the version before runs any more. "
-                "Nothing was changed."
-            )
-        self._judge(found)
+        if found in {_BEFORE, _UNDER_WAY}:
+            log.warning("account %s: its data is carried over to layout %d", self._account, LAYOUT)
+            self._client.set(self._key, _UNDER_WAY)
+            sleep(RECHECK_SECONDS + 1)
+            carry_over()
+        self.check()
 
     def check(self) -> None:
-        """Before anything is changed: looks if the last look was a while ago, carries over what the version
-        before has left, and notes this code's layout where none is noted. Two that start at once do the same,
-        or the second one sees what the first one did.
+        """Before anything is changed: looks if the last look was a while ago, and notes this code's layout
+        where none is noted. Two that start at once note the same, or the second one sees the first one's.
 
         Raises LayoutError, which is logged too, at most once in ``RECHECK_SECONDS``.
         """
         now = self._monotonic()
         if now < self._trusted_until:
             return
+        found = self._found()
+        if found is None:
+            try:
+                found = self._client.set(self._key, LAYOUT, nx=True, get=True)
+            except OutOfMemoryError:  # a full server is emptied by scripts that must go on: it is noted later
+                return
         try:
-            found = self._found()
-            if found == str(BEFORE).encode():
-                self._carry_over()
-                with suppress(OutOfMemoryError):  # as below
-                    self._client.set(self._key, LAYOUT)
-            else:
-                self._judge(found or self._note())
+            self._judge(found)
         except LayoutError as error:
             if now >= self._told_until:
                 self._told_until = now + RECHECK_SECONDS
@@ -95,20 +102,17 @@ class Schema:
         found: bytes | None = self._client.get(self._key)
         if found is None and self._client.exists(f"{self._root}next"):
             # Unless somebody has just begun.
-            return self._client.get(self._key) or str(BEFORE).encode()
-        return found
-
-    def _note(self) -> bytes | None:
-        """Notes this code's layout unless somebody was quicker: theirs is returned then."""
-        try:
-            found: bytes | None = self._client.set(self._key, LAYOUT, nx=True, get=True)
-        except OutOfMemoryError:  # a full server is emptied by scripts that must go on: it is noted later
-            return None
+            return self._client.get(self._key) or _BEFORE
         return found
 
     def _judge(self, found: bytes | None) -> None:
-        if found is None or found == str(LAYOUT).encode():
+        if found is None or found == _OURS:
             return
+        if found in {_BEFORE, _UNDER_WAY}:
+            raise LayoutError(
+                f"The data of account {self._account} has the layout before this version's, or is just being "
+                "carried over: a worker of this version does so when it starts. Nothing was changed."
+            )
         raise LayoutError(
             f"The data of account {self._account} has layout {found[:20].decode(errors='replace')!a}, and "
             f"this version of Volley reads only {LAYOUT}: install a version that reads it. Nothing was "

@@ -357,8 +357,10 @@ def _audit_counters(client: Any, root: str, cells: dict[int, Cell]) -> None:
         gid = int(key.decode().removeprefix(f"{root}group:"))
         live = live_of_group.pop(gid, 0)
         assert int(client.hget(key, "live") or 0) == live, f"live deliveries of group {gid}"
-        name = client.hget(key, "key").decode()
-        for kept in (key, f"{root}gid:{name}".encode()):
+        name = client.hget(key, "key")
+        if name is None and not client.exists(key):  # it has expired just now
+            continue
+        for kept in (key, f"{root}gid:".encode() + name):
             assert (client.pttl(kept) == -1) == (live > 0), f"{kept.decode()} expires exactly when unused"
     assert not live_of_group, f"live deliveries whose group is gone: {live_of_group}"
 

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from redis.exceptions import ResponseError
 
 from worker.core.model import Priority, Reason, Status
 from worker.store.cells import SEGMENT
@@ -129,6 +130,7 @@ def test_the_greatest_campaign_id_survives_every_step(ground: Ground) -> None:
 
 def test_delivery_numbers_of_thirteen_digits_are_kept_exactly(ground: Ground) -> None:
     far = 2**40 - SEGMENT - 3
+    ground.store.schema.check()
     ground.client.hset(f"{ground.root}next", "delivery", far - far % SEGMENT)
     first = far - far % SEGMENT
     ground.file("a", "b", campaigns=[65, 66])
@@ -141,6 +143,7 @@ def test_delivery_numbers_of_thirteen_digits_are_kept_exactly(ground: Ground) ->
 
 
 def test_batch_numbers_are_kept_exactly_up_to_five_bytes(ground: Ground) -> None:
+    ground.store.schema.check()
     ground.client.hset(f"{ground.root}next", "batch", 2**40 - 2)
     ground.file("a")
     batch = ground.on_the_wire()
@@ -188,13 +191,46 @@ def test_a_chunk_that_is_half_known_files_only_the_rest_without_a_gap(ground: Gr
     assert ground.outcomes.of([4])[0].recipient.value == "e"
 
 
-def test_an_entry_that_was_acknowledged_by_hand_is_accepted_once_all_the_same(ground: Ground) -> None:
+def test_an_entry_that_nobody_read_is_not_accepted(ground: Ground) -> None:
     (entry,) = ground.append(ground.body("a"))
     found = ground.sections(ground.read()[0])
     ground.client.xack(ground.store.intake.stream, "volley", entry)
-    assert ground.deliveries.accept(found, [], 3).pending == 1
     assert ground.deliveries.accept(found, [], 3).passed_over == 1
-    assert ground.client.xlen(ground.store.intake.stream) == 0
+    assert ground.states() == {}
+
+
+def test_what_is_passed_over_in_a_chunk_stays_in_the_stream(ground: Ground) -> None:
+    """A server has come back with less than it had: of two that were read, one is there and unread again."""
+    stream = ground.store.intake.stream
+    ground.append(ground.body("a"))
+    before = ground.client.dump(stream)
+    ground.append(ground.body("b"))
+    found = [section for entry in ground.read() for section in ground.sections(entry)]
+    ground.client.restore(stream, 0, before, replace=True)
+    assert ground.deliveries.accept(found, [], 3).passed_over == 2
+    assert ground.accept().pending == 1
+    assert [outcome.recipient.value for outcome in ground.outcomes.of([0])] == ["a"]
+
+
+def test_a_chunk_that_fails_in_the_middle_is_accepted_later(ground: Ground) -> None:
+    """The group of consumers is gone: asking for the first piece of the second entry fails."""
+    ground.append(ground.body("x"), ground.body("a", "b", "c", "d"))
+    whole, large = ground.read()
+    ground.client.xgroup_destroy(ground.store.intake.stream, "volley")
+    with pytest.raises(ResponseError, match="NOGROUP"):
+        ground.deliveries.accept([*ground.sections(whole), *ground.sections(large, 2)[:1]], [], 3)
+    ground.store.intake.open()
+    assert ground.accept().pending == 5
+    assert set(ground.states().values()) == {Status.PENDING}
+    ground.audit()
+
+
+def test_the_same_entry_twice_in_a_chunk_is_accepted_once(ground: Ground) -> None:
+    ground.append(ground.body("a"), ground.body("b"))
+    first, second = (section for entry in ground.read() for section in ground.sections(entry))
+    filed = ground.deliveries.accept([first, first, second], [], 3)
+    assert (filed.pending, filed.passed_over) == (2, 1)
+    ground.audit()
 
 
 def test_an_entry_that_was_trimmed_after_it_was_read_is_accepted_with_its_neighbours(ground: Ground) -> None:
@@ -217,12 +253,30 @@ def test_a_key_whose_window_is_over_is_taken_out_and_one_that_was_taken_again_is
     eventually(lambda: not ground.dedupe_keys())
     assert ground.file("a", dedupe_window=3600).pending == 1
     assert len(ground.client.hkeys(f"{ground.root}dedupe")) == 2
-    (slot, *_) = ground.client.zrange(f"{ground.root}lapse", 0, 0)
-    ground.client.zadd(f"{ground.root}lapse", {slot: 0})
+    make_lapse(ground)
     assert ground.deliveries.lapse() == (1, True)
     assert ground.deliveries.lapse() == (0, False)
     assert ground.client.hkeys(f"{ground.root}dedupe") == list(ground.dedupe_keys())
     assert ground.key_holders() == {2}
+
+
+def test_many_keys_are_taken_out_piece_by_piece(ground: Ground, eventually: Eventually) -> None:
+    for person in "abcdefgh":
+        ground.file(person, dedupe_window=1)
+    ground.file_people(300, dedupe_window=1)
+    eventually(lambda: not ground.dedupe_keys())
+    make_lapse(ground)
+    taken = []
+    while (found := ground.deliveries.lapse(5))[1]:
+        taken.append(found[0])
+    assert taken == [5, 303]
+    assert not ground.keys("dedupe") | ground.keys("lapse*")
+
+
+def make_lapse(ground: Ground) -> None:
+    """The minute of the keys that lapse first has come."""
+    (slot,) = ground.client.zrange(f"{ground.root}lapse", 0, 0)
+    ground.client.zadd(f"{ground.root}lapse", {slot: 0})
 
 
 def test_of_equal_keys_in_one_chunk_the_first_one_holds(ground: Ground) -> None:

@@ -57,6 +57,7 @@ def test_an_error_of_the_script_comes_with_the_result_and_leaves_the_connection_
     from redis.exceptions import ResponseError
 
     packed = _packed(ground, "a")
+    ground.store.schema.check()
     ground.client.set(f"{ground.root}next", "not a hash")
     filing = ground.deliveries.start_accept(packed)
     with pytest.raises(ResponseError):

@@ -11,6 +11,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from worker.cli.app import ExitCode, main
 from worker.core.model import Reason, Status
 from worker.engine import Engine
 from worker.store import LayoutError, carrying_over
+from worker.store.carrying_over import carry_over
 from worker.store.connection import connect
 from worker.store.schema import LAYOUT, RECHECK_SECONDS, Schema
 from worker.store.scripts import source
@@ -94,6 +96,7 @@ def test_what_an_older_version_wrote_is_read_as_it_was(old: dict[str, Any], grou
     assert {o.recipient.value for o in ground.outcomes.by_recipient("acc1")} == {"acc1"}
     assert ground.status().dead_letters == 1
     assert [letter.trigger for letter in ground.store.intake.dead_letters()] == [b"\xff{ not json"]
+    ground.store.schema.prepare(lambda: carry_over(ground.client, "default", LAYOUT), lambda _: None)
     ground.deliveries.retire()  # which counts anew what an older version did not count
 
 
@@ -101,6 +104,7 @@ def test_what_an_older_version_left_unfinished_is_carried_to_outcomes(
     old: dict[str, Any], ground: Ground, engine: Engine, sandbox: Sandbox, eventually: Eventually
 ) -> None:
     still = {*old["scheduled_2050"], *old["paused"]}
+    ground.store.schema.prepare(lambda: carry_over(ground.client, "default", LAYOUT), lambda _: None)
 
     def all_but_the_held_back_have_ended() -> bool:
         engine.sweep()
@@ -151,22 +155,48 @@ def test_what_an_older_version_left_unfinished_is_carried_to_outcomes(
     assert not people & {"acc2@example.com", "can1", "wire1", "exp1", "unk1"}
 
 
-def test_the_dedupe_keys_of_the_layout_before_are_carried_over(
-    old: dict[str, Any], ground: Ground, eventually: Eventually
+def test_a_starting_worker_carries_the_dedupe_keys_of_the_layout_before_over(
+    old: dict[str, Any], ground: Ground
 ) -> None:
     held = {key: int(ground.client.get(f"{ground.root}d:".encode() + key)) for key in old_keys(ground)}
     lives = sorted(ground.client.pttl(f"{ground.root}d:".encode() + key) for key in held)
     assert len(held) == 37
-    with pytest.raises(LayoutError, match="start a worker of this version"):
-        ground.store.schema.verify()
-    ground.store.schema.check()
+    waited: list[float] = []
+
+    def others_notice(seconds: float) -> None:
+        waited.append(seconds)
+        assert ground.client.get(SCHEMA) == b"1>2", "which no version reads"
+        assert len(old_keys(ground)) == len(held)
+
+    ground.store.schema.prepare(lambda: carry_over(ground.client, "default", LAYOUT), others_notice)
+    assert waited == [RECHECK_SECONDS + 1]
     assert ground.dedupe_keys() == held
     assert old_keys(ground) == set()
     for life, before in zip(ground.dedupe_lives(), lives, strict=True):
         assert before - 30_000 < life <= before
     assert ground.client.get(SCHEMA) == str(LAYOUT).encode()
-    ground.store.schema.verify()
+    ground.store.prepare()  # at once, as nothing is left to do
     ground.audit()
+
+
+@pytest.mark.usefixtures("old")
+@pytest.mark.parametrize("number", [None, b"1", b"1>2"])
+def test_nobody_but_a_starting_worker_touches_the_layout_before(
+    ground: Ground, engine: Engine, number: bytes | None
+) -> None:
+    if number:
+        ground.client.set(SCHEMA, number)
+    before = everything(ground.client)
+    for act in (
+        ground.store.schema.verify,
+        ground.store.progress,
+        lambda: ground.store.intake.append([b"{}"], "nonce"),
+        lambda: engine.wait_and_accept(0.01, lambda: False),
+        engine.sweep,
+    ):
+        with pytest.raises(LayoutError, match="a worker of this version does so when it starts"):
+            act()
+    assert everything(ground.client) == before
 
 
 @pytest.mark.usefixtures("old")
@@ -175,25 +205,52 @@ def test_whoever_dies_while_he_carries_over_is_followed_by_one_who_goes_on(
 ) -> None:
     held = {key: int(ground.client.get(f"{ground.root}d:".encode() + key)) for key in old_keys(ground)}
     monkeypatch.setattr(carrying_over, "_PAGE", 7)
-    pages = 0
-
-    def die(*_: Any, **__: Any) -> Any:
-        nonlocal pages
-        pages += 1
-        if pages == 3:
-            raise KeyboardInterrupt
-        return script(*_, **__)
-
     script = ground.client.register_script(source("carry_over"))
+    pages = iter(range(3))
+
+    def die_at_the_third_page(**given: Any) -> Any:
+        if next(pages) == 2:
+            raise KeyboardInterrupt
+        return script(**given)
+
+    def prepare() -> None:
+        carry = partial(carry_over, ground.client, "default", LAYOUT)
+        ground.store.schema.prepare(carry, lambda _: None)
+
     with monkeypatch.context() as patched:
-        patched.setattr(type(ground.client), "register_script", lambda *_: die)
+        patched.setattr(type(ground.client), "register_script", lambda *_: die_at_the_third_page)
         with pytest.raises(KeyboardInterrupt):
-            carrying_over.carry_over(ground.client, "default")
+            prepare()
     assert ground.dedupe_keys()
     assert old_keys(ground)
-    ground.store.schema.check()
+    prepare()
     assert ground.dedupe_keys() == held
     assert old_keys(ground) == set()
+    assert ground.client.get(SCHEMA) == str(LAYOUT).encode()
+
+
+@pytest.mark.usefixtures("old")
+def test_a_scan_that_a_restart_of_the_server_cut_is_made_anew(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new server knows nothing of the old one's scans: it ends them anywhere, and says nothing."""
+    whole = type(ground.client).scan_iter
+    restarts = iter([True, False, False])
+    run_ids = iter("abbbbb")
+
+    def scan_iter(*args: Any, **given: Any) -> Any:
+        return iter(()) if next(restarts) else whole(*args, **given)
+
+    monkeypatch.setattr(type(ground.client), "scan_iter", scan_iter)
+    monkeypatch.setattr(carrying_over, "_run_id", lambda _: next(run_ids))
+    carry_over(ground.client, "default", LAYOUT)
+    assert len(ground.dedupe_keys()) == 37
+
+
+def test_who_wakes_after_a_later_version_has_come_notes_nothing(ground: Ground) -> None:
+    ground.client.set(SCHEMA, LAYOUT + 1)
+    carry_over(ground.client, "default", LAYOUT)
+    assert ground.client.get(SCHEMA) == str(LAYOUT + 1).encode()
 
 
 def old_keys(ground: Ground) -> set[bytes]:
@@ -216,7 +273,7 @@ def test_many_that_start_at_once_note_one_layout_and_none_is_refused(redis_url: 
         with connect(redis_url) as client:
             barrier.wait()
             try:
-                Schema(client, "default", lambda: None).check()
+                Schema(client, "default").check()
             except BaseException as fault:  # a thread's own would be lost
                 faults.append(fault)
 
@@ -260,7 +317,7 @@ def test_data_of_a_layout_that_is_not_read_is_refused_and_not_touched(
 
 def test_code_that_grew_old_while_it_ran_notices(client: Redis) -> None:
     now = 0.0
-    schema = Schema(client, "default", lambda: None, monotonic=lambda: now)
+    schema = Schema(client, "default", monotonic=lambda: now)
     schema.check()
     client.set(SCHEMA, LAYOUT + 1)
     schema.check()

@@ -24,13 +24,13 @@ local function take()
   return value
 end
 
-local done, ended = {}, {} -- entries that are acknowledged; those of them that are in the stream still
+local done = {} -- entries that are acknowledged
 for _ = 1, tonumber(take()) do
   local id, reason, where, raw = take(), take(), take(), take()
   if redis.call('XACK', stream, consumers, id) == 1 then
     redis.call('XADD', dead, '*', 'trigger', raw, 'reason', reason, 'where', where, 'entry', id)
     redis.call('HDEL', root .. 'accepting', id)
-    done[#done + 1], ended[#ended + 1] = id, id
+    done[#done + 1] = id
   end
 end
 
@@ -96,14 +96,13 @@ local function shape_of(text)
   return shape
 end
 
-local total, mixed = 0, {} -- groups for which the chunk has several sets of campaigns
+local mixed = {} -- groups for which the chunk has several sets of campaigns
 local all_runs = {}
 local digests, asked = {}, 0
 for r = 1, tonumber(take()) do
   local run = { shape = shape_of(take()), sections = tonumber(take()), at = at }
   all_runs[r] = run
   local shape = run.shape
-  total = total + run.sections * shape.height * #shape.names
   mixed[shape.group] = mixed[shape.group] or shape.campaigns
   if mixed[shape.group] ~= shape.campaigns then mixed[shape.group] = 'mixed' end
   local one, step = shape.piece == 0 and shape.final, shape.height + 1
@@ -125,15 +124,21 @@ end
 local known, taken_here = read_keys(digests), {}
 asked = 0
 
-local n = redis.call('HINCRBY', root .. 'next', 'delivery', total) - total
-local first_n, filed, duplicates, passed = n, 0, 0, 0
+-- Do all of these wait to be acknowledged, each once? They stand in the order of the stream, so one look tells where
+-- nobody else's are between them. It changes nothing: what is not admitted must stay where it is.
+local function all_pending(ids)
+  local found = redis.pcall('XPENDING', stream, consumers, ids[1], ids[#ids], #ids)
+  if found.err or #found < #ids then return false end
+  for i, entry in ipairs(found) do
+    if entry[1] ~= ids[i] then return false end
+  end
+  return true
+end
+all_wait = #whole > 1 and all_pending(whole)
 
--- What was accepted before is in the stream no more. So where all that is deleted was there, nothing has been accepted,
--- and one command acknowledges it; else each is asked for by itself.
-local deleted = 0
-in_pieces(whole, function(...) deleted = deleted + redis.call('XDEL', stream, ...) end)
-all_wait = deleted == #whole
-if all_wait then in_pieces(whole, function(...) redis.call('XACK', stream, consumers, ...) end) end
+-- Numbers are taken when all is known that may go wrong.
+local first_n = tonumber(redis.call('HGET', root .. 'next', 'delivery') or '0')
+local n, filed, duplicates, passed = first_n, 0, 0, 0
 
 local cells, rows, ns = {}, {}, {}
 local index, lanes, order, wishes = {}, {}, {}, {}
@@ -173,7 +178,6 @@ end
 local k = 0 -- deliveries so far
 local function file_section(shape, id, at)
   if shape.final then done[#done + 1] = id end
-  if shape.final and shape.piece > 0 then ended[#ended + 1] = id end
   local gid, status, of_day = gid_of(shape.group), shape.status, index[shape.day]
   if not of_day then of_day = {}; index[shape.day] = of_day end
   local width, section_first, own, fresh = #shape.names, n, shape.cells, shape.fresh
@@ -277,7 +281,6 @@ for _, run in ipairs(all_runs) do
 end
 
 count_fresh(math.floor(n / SEG))
-write_keys()
 
 local joined, left = join(wishes)
 local marks, sinces = {}, {}
@@ -302,9 +305,8 @@ for _, row in ipairs(joined) do
 end
 mark_cells(marks)
 
--- Sections that were passed over left a gap at the end of the numbers: give it back.
-if n < first_n + total then redis.call('HINCRBY', root .. 'next', 'delivery', n - first_n - total) end
-
+redis.call('HINCRBY', root .. 'next', 'delivery', n - first_n)
+write_keys()
 runs(ns, function(segment, offset, first, last)
   local key = root .. 'seg:' .. segment
   local text = table.concat(cells, '', first, last)
@@ -349,5 +351,6 @@ flush(retention)
 if redis.call('EXISTS', root .. 'tried') == 1 then
   in_pieces(done, function(...) redis.call('HDEL', root .. 'tried', ...) end)
 end
-in_pieces(ended, function(...) redis.call('XDEL', stream, ...) end)
+if all_wait then in_pieces(whole, function(...) redis.call('XACK', stream, consumers, ...) end) end
+in_pieces(done, function(...) redis.call('XDEL', stream, ...) end)
 return { filed, duplicates, passed, permits - redis.call('ZCOUNT', root .. 'permits', now, '+inf'), first_n }

@@ -5,21 +5,23 @@
 --
 -- A key that was taken again since its window was over is listed by its new minute too, and left alone here.
 
-local gone, seen = 0, 0
+local most = tonumber(ARGV[1])
 local slot = redis.call('ZRANGEBYSCORE', root .. 'lapse', '-inf', now, 'LIMIT', 0, 1)[1]
 if not slot then return { 0, 0 } end
-repeat
-  local text = redis.call('LPOP', root .. 'lapse:' .. slot)
-  if text then
-    local digests, over = {}, {}
+local key, digests = root .. 'lapse:' .. slot, {}
+repeat -- each text has the keys of one accepted chunk: one, or hundreds
+  local texts, taken = redis.call('LRANGE', key, 0, 99), 0
+  while taken < #texts and #digests < most do
+    taken = taken + 1
+    local text = texts[taken]
     for at = 1, #text, DIGEST do digests[#digests + 1] = string.sub(text, at, at + DIGEST - 1) end
-    for i, value in ipairs(read_keys(digests)) do
-      if value and not holder_in(value) then over[#over + 1] = digests[i] end
-    end
-    drop_keys(over)
-    gone, seen = gone + #over, seen + #digests
-  else
-    redis.call('ZREM', root .. 'lapse', slot)
   end
-until not text or seen >= tonumber(ARGV[1])
-return { gone, 1 }
+  redis.call('LTRIM', key, taken, -1)
+until #texts == 0 or #digests >= most
+if redis.call('EXISTS', key) == 0 then redis.call('ZREM', root .. 'lapse', slot) end
+local over = {}
+for i, value in ipairs(read_keys(digests)) do
+  if value and not holder_in(value) then over[#over + 1] = digests[i] end
+end
+drop_keys(over)
+return { #over, 1 }
