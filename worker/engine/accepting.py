@@ -26,7 +26,7 @@ PIECE_DELIVERIES = 1000
 READ_MOST = 4000
 #: Entries taken over from others at once at most.
 TAKE_OVER_MOST = 1000
-#: Deliveries after which those that send are told, though more of what was read is still to come: they fill a call.
+#: Deliveries that fill a call: of so many those that send are told, though more of what was read is to come.
 FULL_CALL = 1000
 #: Bytes that one read should bring, about: it asks for as many entries as make that much by what waits there.
 READ_BYTES = 4_194_304
