@@ -175,10 +175,12 @@ class _Chunks:
         if kind is None:
             self._finish()
             self._tell()
-        elif self._under_way is not None:
+            return
+        if self._under_way is not None:
             # It may happen or not: its entries are accepted again, which changes nothing if it did. But
             # nobody else would hint at what it filed.
             self._under_way[0].drop()
+        if self._under_way is not None or self._untold:
             self._parts.hint()
 
     def accept(self, sections: Sequence[Section], unreadable: Sequence[Unreadable]) -> None:

@@ -100,13 +100,12 @@ local mixed = {} -- groups for which the chunk has several sets of campaigns
 local all_runs = {}
 local digests, asked = {}, 0
 for r = 1, tonumber(take()) do
-  local run = { shape = shape_of(take()), sections = tonumber(take()), at = at }
-  all_runs[r] = run
-  local shape = run.shape
+  local shape, count = shape_of(take()), tonumber(take())
+  all_runs[r] = { shape = shape, sections = count, at = at }
   mixed[shape.group] = mixed[shape.group] or shape.campaigns
   if mixed[shape.group] ~= shape.campaigns then mixed[shape.group] = 'mixed' end
   local one, step = shape.piece == 0 and shape.final, shape.height + 1
-  for section = at, at + (run.sections - 1) * step, step do
+  for section = at, at + (count - 1) * step, step do
     if one then whole[#whole + 1] = string.sub(ARGV[section], shape.index + 1) end
     if shape.till then
       for row = section + 1, section + shape.height do
@@ -117,7 +116,7 @@ for r = 1, tonumber(take()) do
       end
     end
   end
-  at = at + run.sections * step
+  at = at + count * step
 end
 
 -- What is known of each key, in the order of the rows; and who has taken one in this chunk.
