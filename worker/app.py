@@ -10,6 +10,7 @@ import logging
 import mmap
 import os
 import threading
+import time
 from typing import Any
 
 from billiard import active_children
@@ -27,6 +28,8 @@ from worker.clevertap.client import Client
 from worker.engine import Engine
 from worker.sifting import sift_messages
 from worker.store import LayoutError, Store, open_store
+from worker.store.carrying_over import carry_over
+from worker.store.connection import connect
 from worker.watchdog import Watchdog, Worker
 
 log = logging.getLogger("volley")
@@ -127,18 +130,28 @@ def _worker_starts(**_: Any) -> None:
 
 
 def _prepare_data() -> None:
-    """Carries data of the layout before over; ends a worker that is too old for the data (or too new), before
-    it begins. Where Redis is away this is found out later: every script asks.
+    """Before a worker begins: data of the layout before is carried over, and a worker that is too old for the
+    data (or too new) ends. Waits for Redis, as nobody else does this.
     """
-    for store in _stores():
+    told = False
+    while True:
+        stores = _stores()
         try:
-            store.prepare()
+            carry_over(connect(settings.redis_address()), list(settings.accounts))
+            for store in stores:
+                store.schema.check()
         except LayoutError as error:
             raise SystemExit(f"volley: {error}") from None
         except RedisError:
-            log.warning("Redis does not answer yet: the layout of its data is looked at later")
+            if not told:
+                log.warning("Redis does not answer yet: the worker begins when it does")
+            told = True
+            time.sleep(1)
+        else:
+            return
         finally:
-            store.close()
+            for store in stores:
+                store.close()
 
 
 @signals.beat_init.connect

@@ -22,7 +22,7 @@ from enum import Enum, auto
 
 from redis.exceptions import RedisError
 
-from worker.store import Store
+from worker.store import LayoutError, Store
 
 log = logging.getLogger("volley")
 
@@ -42,6 +42,7 @@ class Step(Enum):
     REST = auto()  #: all is well
     HINT = auto()  #: work waits: send hints and see what comes of them
     END = auto()  #: the hints had no effect
+    REFUSE = auto()  #: the data is not of this version (any more): only a start can change that
 
 
 class Idleness:
@@ -107,8 +108,8 @@ class Watchdog(threading.Thread):
             time.sleep(self._seconds / LOOKS)
             with self._looking:
                 step = self._look_surely()
-            if step is Step.END:
-                self._end()
+            if step in {Step.END, Step.REFUSE}:
+                self._end(step)
                 return
 
     def _look_surely(self) -> Step:
@@ -130,6 +131,8 @@ class Watchdog(threading.Thread):
         sweep_within_ms = int(self._seconds * 1000 / 2)
         try:
             waits = any(store.progress().waits(sweep_within_ms) for store in stores)
+        except LayoutError:
+            return Step.REFUSE
         except RedisError:
             self._idleness.forget(now)
             return Step.REST
@@ -138,14 +141,15 @@ class Watchdog(threading.Thread):
             self._idleness.forget(now)
         return step
 
-    def _end(self) -> None:
+    def _end(self, step: Step) -> None:
         if self._worker.stopping():
             return
-        log.critical(
-            "work waits and this worker has begun none of it for %g s: it ends itself; its supervisor is to "
-            "start it again",
-            self._seconds,
+        why = (
+            f"work waits and this worker has begun none of it for {self._seconds:g} s"
+            if step is Step.END
+            else "the data has another layout than this worker's"
         )
+        log.critical("%s: it ends itself; its supervisor is to start it again", why)
         self._worker.stop()
         time.sleep(END_SECONDS)
         self._worker.kill()

@@ -12,10 +12,9 @@ from worker.core.errors import InvalidTrigger
 from worker.core.model import Trigger
 from worker.engine.parts import Parts, Stopping
 from worker.store import AWAY
-from worker.store.asked import Asked
 from worker.store.batches import Section, Unreadable
 from worker.store.chunks import Filing
-from worker.store.intake import Entry
+from worker.store.intake import Entry, Reading
 
 log = logging.getLogger("volley")
 
@@ -28,7 +27,7 @@ READ_MOST = 4000
 TAKE_OVER_MOST = 1000
 #: Deliveries that fill a call: of so many those that send are told, though more of what was read is to come.
 FULL_CALL = 1000
-#: Bytes that one read should bring, about: it asks for as many entries as make that much by what waits there.
+#: Bytes that one read brings at most, about: what a worker holds does not grow with what waits there.
 READ_BYTES = 4_194_304
 #: How long the place of an accept task is leased, seconds.
 SEAT_SECONDS = 4.0
@@ -64,30 +63,29 @@ class Accepting:
             return False
         end = self._parts.monotonic() + seconds
         intake = self._store.intake
-        ahead: Asked | None = None  # what comes behind the entries that are worked on
+        ahead: Reading | None = None  # what comes behind the entries that are worked on
         try:
-            count = _count(intake.entry_bytes())
             self._take_over(seat)
             while seat.keep(()):
-                if ahead is not None:
-                    (asked, ahead) = (ahead, None)
-                    entries = intake.finish_read(asked)
-                elif intake.backlog_reached():
-                    entries = []
+                entries: Sequence[Entry] = ()
+                more = False
+                if ahead is None and intake.backlog_reached():
                     self._parts.sleep(min(FULL_PAUSE_SECONDS, seconds))
                 else:
-                    entries = intake.read(seat.consumer, count, min(BLOCK_SECONDS, seconds))
+                    reading, ahead = ahead or intake.start_read(seat.consumer, READ_MOST, READ_BYTES), None
+                    entries, more = intake.finish_read(reading)
+                    if not entries:
+                        entries = intake.wait(seat.consumer, min(BLOCK_SECONDS, seconds))
                 over = self._parts.monotonic() >= end
-                if len(entries) == count and not over and not intake.backlog_reached():
-                    ahead = intake.start_read(seat.consumer, count)
+                if more and not over and not intake.backlog_reached():
+                    ahead = intake.start_read(seat.consumer, READ_MOST, READ_BYTES)
                 self._accept(entries, seat)
-                if entries:
-                    count = min(count * 8, _count(sum(len(e.trigger or b"") for e in entries) / len(entries)))
                 if over and ahead is None:
                     break
         finally:
             if ahead is not None:
-                intake.give_back(seat.consumer, [entry.id for entry in intake.finish_read(ahead)])
+                entries, _ = intake.finish_read(ahead)
+                intake.give_back(seat.consumer, [entry.id for entry in entries])
             seat.leave()
         return True
 
@@ -172,16 +170,16 @@ class _Chunks:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._finish()
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            if self._under_way is not None:
+                # It may happen or not: its entries are accepted again, which changes nothing if it did. But
+                # nobody else would hint at what it filed.
+                self._under_way[0].drop()
+                self._untold, self._free_permits = 1, 1
             self._tell()
-            return
-        if self._under_way is not None:
-            # It may happen or not: its entries are accepted again, which changes nothing if it did. But
-            # nobody else would hint at what it filed.
-            self._under_way[0].drop()
-        if self._under_way is not None or self._untold:
-            self._parts.hint()
 
     def accept(self, sections: Sequence[Section], unreadable: Sequence[Unreadable]) -> None:
         """Hands a chunk to the server once the one before it has been accepted."""
@@ -193,11 +191,12 @@ class _Chunks:
         if self._under_way is None:
             return
         (filing, unreadable), self._under_way = self._under_way, None
+        before, self._untold, self._free_permits = self._untold, 1, 1  # where the reply is lost
         filed = filing.filed()
         for dead in unreadable:
             log.warning("dead letter: entry %s: %s: %s", dead.entry, dead.where or "trigger", dead.reason)
         # What was passed over may be due all the same: its first reply was lost, and the hint with it.
-        self._untold += filed.pending + filed.passed_over
+        self._untold = before + filed.pending + filed.passed_over
         self._free_permits = filed.free_permits
         if self._untold >= FULL_CALL:
             self._tell()
@@ -241,11 +240,6 @@ class _Seat:
     def leave(self) -> None:
         """Gives the place back."""
         self._parts.store.permits.stand_up(self.consumer)
-
-
-def _count(entry_bytes: float) -> int:
-    """How many entries to read, so that they bring about READ_BYTES."""
-    return max(1, min(READ_MOST, int(READ_BYTES / (entry_bytes + 1))))
 
 
 def _poison(entry: Entry, why: str) -> Unreadable:

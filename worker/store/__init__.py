@@ -9,7 +9,6 @@ from redis.exceptions import OutOfMemoryError, RedisError
 from config.settings import Endpoint, Settings
 from worker.store.batches import Windows
 from worker.store.bounds import Bounds, FullError, read_reached
-from worker.store.carrying_over import carry_over
 from worker.store.connection import AWAY, LayoutError, RedisClient, connect
 from worker.store.control import Control
 from worker.store.deliveries import Deliveries
@@ -20,7 +19,7 @@ from worker.store.outcomes import Outcomes
 from worker.store.permits import Permits, Rules
 from worker.store.progress import Progress, read_progress
 from worker.store.rules import AccountRules, Ruled, RuleText
-from worker.store.schema import LAYOUT, Schema
+from worker.store.schema import Schema
 from worker.store.scripts import Scripts
 from worker.store.status import Snapshot, read_status
 
@@ -80,10 +79,6 @@ class Store:
         seen = read_progress(self._client, self.account, self.deliveries, self.permits, self._rules.permits)
         # What waits in the intake while the backlog is full waits on purpose.
         return replace(seen, intake_since_ms=None) if self.intake.backlog_reached() else seen
-
-    def prepare(self) -> None:
-        """When a worker starts: data of the layout before is carried over. Raises LayoutError."""
-        self.schema.prepare(lambda: carry_over(self._client, self.account, LAYOUT))
 
     def ping(self) -> None:
         """Returns if Redis answers and the account's data is of this version. Raises one of AWAY."""

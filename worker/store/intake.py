@@ -9,15 +9,16 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from worker.store import keys
-from worker.store.asked import Asked
 from worker.store.bounds import Bound, Bounds, FullError, Reached
 from worker.store.connection import RedisClient
-from worker.store.scripts import Scripts
+from worker.store.scripts import Running, Scripts
 
 #: The stream's consumer group.
 CONSUMERS = "volley"
 #: The idle time of an entry that was given back: more than anybody waits for, ms.
 GIVEN_BACK_MS = 86_400_000
+#: Entries that one wait takes at most, whatever their size.
+WAITED_FOR = 16
 #: Nothing is refused.
 NO_BOUNDS = Bounds()
 #: How long an append may be asked for again without a second effect, ms.
@@ -30,6 +31,13 @@ class Entry:
 
     id: str
     trigger: bytes | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A read that has been asked for."""
+
+    running: Running
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,42 +132,38 @@ class Intake:
             return False
         return any(group["name"] == CONSUMERS.encode() for group in groups)
 
-    def read(self, consumer: str, count: int, block_seconds: float) -> list[Entry]:
-        """New entries for this consumer, waiting up to ``block_seconds`` for the first one."""
-        command = self._reading(consumer, count, "BLOCK", max(1, int(block_seconds * 1000)))
-        return self._read(lambda: self._client.execute_command(*command))
+    def wait(self, consumer: str, seconds: float) -> list[Entry]:
+        """Waits up to so long for new entries, and takes the first one or few for this consumer."""
+        # Under this name redis-py does not make a dictionary of each entry's fields.
+        command = ("XREADGROUP GROUP", CONSUMERS, consumer, "COUNT", WAITED_FOR, "BLOCK")
+        milliseconds = max(1, int(seconds * 1000))
+        answer = self._opened(
+            lambda: self._client.execute_command(*command, milliseconds, "STREAMS", self.stream, ">")
+        )
+        return [Entry(id_.decode(), _trigger(fields)) for _, items in answer or () for id_, fields in items]
 
-    def start_read(self, consumer: str, count: int) -> Asked:
-        """Asks for new entries that are there already; ``finish_read`` takes them, once."""
-        return Asked(self._client, *self._reading(consumer, count))
+    def start_read(self, consumer: str, most: int, most_bytes: int) -> Reading:
+        """Asks for new entries that are there already: at most so many, and about so many bytes.
+        ``finish_read`` takes them, once.
+        """
+        keys_ = [self._root, self.stream]
+        return Reading(self._scripts.start("read", keys_, CONSUMERS, consumer, most, most_bytes))
 
-    def finish_read(self, asked: Asked) -> list[Entry]:
-        """The entries of a read that was started."""
-        return self._read(asked.answer)
+    def finish_read(self, reading: Reading) -> tuple[list[Entry], bool]:
+        """The entries of a read that was started, and whether there may be more."""
+        full, *flat = self._opened(reading.running.result) or (0,)
+        pairs = zip(flat[::2], flat[1::2], strict=True)
+        return [Entry(id_.decode(), trigger) for id_, trigger in pairs], bool(full)
 
-    def _reading(self, consumer: str, count: int, *block: object) -> tuple[object, ...]:
-        # Under this name redis-py does not make a dictionary of each entry's fields, which takes longer
-        # than all the rest of the reading.
-        name = "XREADGROUP GROUP"
-        return name, CONSUMERS, consumer, "COUNT", count, *block, "STREAMS", self.stream, ">"
-
-    def _read(self, ask: Callable[[], Any]) -> list[Entry]:
+    def _opened(self, ask: Callable[[], Any]) -> Any:
+        """What is answered; None where there is no stream or no group yet, which is made then."""
         try:
-            answer = ask()
+            return ask()
         except ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
             self.open()
-            return []
-        return [Entry(id_.decode(), _trigger(fields)) for _, items in answer or () for id_, fields in items]
-
-    def entry_bytes(self) -> float:
-        """About how large the entries are that wait in the stream, in Redis's memory; 0 when none does."""
-        pipe = self._client.pipeline(transaction=False)
-        pipe.xlen(self.stream)
-        pipe.memory_usage(self.stream, samples=5)
-        waiting, size = pipe.execute()
-        return size / waiting if waiting and size else 0.0
+            return None
 
     def take_over(self, consumer: str, idle_seconds: float, count: int) -> list[str]:
         """Ids of entries that somebody read and has not held for that long: now this consumer's."""

@@ -40,10 +40,10 @@ def copy_account(source: RedisClient, target: RedisClient, account: str) -> None
         names = [key for key in page if key not in {stream, dedupe}]
         wanted = [key for key in names if not _left_out(key.decode(errors="replace"), root)]
         _copy(source, target, wanted)
-    _copy_stream(source, target, stream.decode())
     # As large as all deliveries of a day, perhaps: in pages.
     for fields in _pages(source.hscan_iter(dedupe, count=_PAGE)):
         target.hset(dedupe, mapping=dict(fields))
+    _copy_stream(source, target, stream.decode())
 
 
 def bring_forward(client: RedisClient, account: str) -> int | None:

@@ -4,7 +4,7 @@ The key ``schema`` holds a number. It is raised only where older code would misr
 what older code simply leaves alone (a new key, a new field, a new reason) keeps it. So versions with the same
 number may run side by side, each with its own scripts: a script is called by the digest of its text, and two
 texts meet only in the data. A version that raises the number carries the data over when a worker of it
-starts: it notes that it is at it, which stops all workers of the version before; the new number comes last.
+starts (carrying_over.py).
 
 Nothing of this is on the way of a delivery: one GET before the first script of a process, and one every
 ``RECHECK_SECONDS``, so that code that has grown old notices.
@@ -58,21 +58,6 @@ class Schema:
         """Looks, and writes nothing. Raises LayoutError."""
         self._judge(self._found())
 
-    def prepare(self, carry_over: Callable[[], None], sleep: Callable[[float], None] = time.sleep) -> None:
-        """When a worker starts: data of the layout before is carried over. Workers of the version before,
-        which must not run meanwhile, notice within ``RECHECK_SECONDS`` that they are too old.
-
-        ``carry_over`` notes this code's number at its end. Whoever finds that somebody was at it goes on:
-        that one may be dead. Raises LayoutError.
-        """
-        found = self._found()
-        if found in {_BEFORE, _UNDER_WAY}:
-            log.warning("account %s: its data is carried over to layout %d", self._account, LAYOUT)
-            self._client.set(self._key, _UNDER_WAY)
-            sleep(RECHECK_SECONDS + 1)
-            carry_over()
-        self.check()
-
     def check(self) -> None:
         """Before anything is changed: looks if the last look was a while ago, and notes this code's layout
         where none is noted. Two that start at once note the same, or the second one sees the first one's.
@@ -111,7 +96,7 @@ class Schema:
         if found in {_BEFORE, _UNDER_WAY}:
             raise LayoutError(
                 f"The data of account {self._account} has the layout before this version's, or is just being "
-                "carried over: a worker of this version does so when it starts. Nothing was changed."
+                "carried over: a worker of this version does so when it starts. Nothing was changed here."
             )
         raise LayoutError(
             f"The data of account {self._account} has layout {found[:20].decode(errors='replace')!a}, and "

@@ -64,7 +64,7 @@ class Scripts:
         Raises LayoutError as ``run`` does; all other errors come with the result.
         """
         self._schema.check()
-        return Running(self._client, self._script(name), keys, args)
+        return Running(self._client, self._schema, self._script(name), keys, args)
 
     def _script(self, name: str) -> Script:
         script = self._scripts.get(name)
@@ -76,8 +76,10 @@ class Scripts:
 class Running:
     """A script that has been sent. Its result is taken once, or it is dropped."""
 
-    def __init__(self, client: RedisClient, script: Script, keys: list[str], args: tuple[Any, ...]) -> None:
-        self._script, self._keys, self._args = script, keys, args
+    def __init__(
+        self, client: RedisClient, schema: Schema, script: Script, keys: list[str], args: tuple[Any, ...]
+    ) -> None:
+        self._schema, self._script, self._keys, self._args = schema, script, keys, args
         self._asked: Asked | None = None
         with suppress(ConnectionError, TimeoutError):
             self._asked = Asked(client, "EVALSHA", script.sha, len(keys), *keys, *args)
@@ -87,6 +89,7 @@ class Running:
         if self._asked is not None:
             with suppress(ConnectionError, TimeoutError, NoScriptError):
                 return self._asked.answer()
+        self._schema.check()
         again: Any = self._script
         return again(keys=self._keys, args=self._args)
 

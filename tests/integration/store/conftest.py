@@ -75,9 +75,10 @@ class Ground:
             for body in bodies
         ]
 
-    def read(self, consumer: str = "c") -> list[Entry]:
+    def read(self, consumer: str = "c", most: int = 1000, most_bytes: int = 10**9) -> list[Entry]:
         """What is new in the intake."""
-        return self.store.intake.read(consumer, 1000, 0.001)
+        intake = self.store.intake
+        return intake.finish_read(intake.start_read(consumer, most, most_bytes))[0]
 
     def accept(self, *bodies: dict[str, Any]) -> Filed:
         """Appends these triggers and accepts them in one chunk."""

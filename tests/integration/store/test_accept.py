@@ -225,6 +225,24 @@ def test_a_chunk_that_fails_in_the_middle_is_accepted_later(ground: Ground) -> N
     ground.audit()
 
 
+@pytest.mark.parametrize("key", ["days", "segments", "expiry"])
+def test_a_chunk_that_fails_while_it_is_written_is_neither_lost_nor_doubled(ground: Ground, key: str) -> None:
+    """A key of the account has another type, by somebody's hand."""
+    ground.store.schema.check()
+    ground.append(*(ground.body(person, expires_at=time.time() + 600) for person in "ab"))
+    found = [section for entry in ground.read() for section in ground.sections(entry)]
+    ground.client.set(f"{ground.root}{key}", "no zset")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        ground.deliveries.accept(found, [], 3)
+    ground.client.delete(f"{ground.root}{key}")
+    for section in found:  # one by one, as is done after an error
+        assert ground.deliveries.accept([section], [], 3).passed_over == 0
+    sent = [outcome.recipient.value for outcome in ground.outcomes.of(ground.drain())]
+    assert sorted(sent) == ["a", "b"]
+    assert ground.client.xlen(ground.store.intake.stream) == 0
+    ground.client.flushall()  # cells that were written in vain are there still, and count for nothing
+
+
 def test_the_same_entry_twice_in_a_chunk_is_accepted_once(ground: Ground) -> None:
     ground.append(ground.body("a"), ground.body("b"))
     first, second = (section for entry in ground.read() for section in ground.sections(entry))

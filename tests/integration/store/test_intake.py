@@ -44,8 +44,8 @@ def test_opening_twice_is_opening_once(ground: Ground) -> None:
 
 def test_each_entry_is_read_by_one_consumer(ground: Ground) -> None:
     ids = ground.append(*(ground.body(f"u{i}") for i in range(10)))
-    one = ground.store.intake.read("one", 5, 0.001)
-    two = ground.store.intake.read("two", 100, 0.001)
+    one = ground.read("one", 5)
+    two = ground.read("two", 100)
     assert [e.id for e in one + two] == ids
 
 
@@ -142,3 +142,35 @@ def test_good_and_bad_entries_of_one_chunk_are_both_acknowledged(ground: Ground)
     ground.dead_letter(bad)
     assert ground.status().intake == 0
     assert ground.store.intake.take_over("heir", 0, 10) == []
+
+
+def test_a_read_ends_at_its_bytes_however_many_entries_wait(ground: Ground) -> None:
+    stream = ground.store.intake.stream
+    for size in (*[10] * 40, *[100_000] * 40, 10):
+        ground.client.xadd(stream, {"trigger": b"x" * size})
+    intake, reads = ground.store.intake, []
+    while True:
+        entries, more = intake.finish_read(intake.start_read("c", 1000, 300_000))
+        reads.append([len(entry.trigger or b"") for entry in entries])
+        if not more:
+            break
+    assert [each for read in reads for each in read] == [10] * 40 + [100_000] * 40 + [10]
+    assert max(map(sum, reads)) < 300_000 + 16 * 100_000
+    assert len(intake.wait("c", 0.001)) == 0
+
+
+def test_a_read_ends_at_its_number_and_says_that_there_may_be_more(ground: Ground) -> None:
+    ground.append(*(ground.body(f"u{number}") for number in range(40)))
+    intake = ground.store.intake
+    first, more = intake.finish_read(intake.start_read("c", 35, 10**9))
+    assert (len(first), more) == (35, True)
+    rest, more = intake.finish_read(intake.start_read("c", 35, 10**9))
+    assert (len(rest), more) == (5, False)
+
+
+def test_an_entry_without_a_trigger_is_read_as_one_that_has_none(ground: Ground) -> None:
+    stream = ground.store.intake.stream
+    ground.client.xadd(stream, {"other": "x"})
+    ground.client.xadd(stream, {"trigger": "old", "x": "trigger", "more": "y"})
+    ground.client.execute_command("XADD", stream, "*", "trigger", "first", "trigger", "last")
+    assert [entry.trigger for entry in ground.read()] == [None, b"old", b"last"]

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from worker.cli.app import ExitCode, main
 from worker.core.model import Reason, Status
 from worker.engine import Engine
 from worker.store import LayoutError, carrying_over
-from worker.store.carrying_over import carry_over
+from worker.store.carrying_over import NOTICED_SECONDS, carry_over
 from worker.store.connection import connect
 from worker.store.schema import LAYOUT, RECHECK_SECONDS, Schema
 from worker.store.scripts import source
@@ -96,7 +96,7 @@ def test_what_an_older_version_wrote_is_read_as_it_was(old: dict[str, Any], grou
     assert {o.recipient.value for o in ground.outcomes.by_recipient("acc1")} == {"acc1"}
     assert ground.status().dead_letters == 1
     assert [letter.trigger for letter in ground.store.intake.dead_letters()] == [b"\xff{ not json"]
-    ground.store.schema.prepare(lambda: carry_over(ground.client, "default", LAYOUT), lambda _: None)
+    carry_over(ground.client, ["default"], sleep=lambda _: None)
     ground.deliveries.retire()  # which counts anew what an older version did not count
 
 
@@ -104,7 +104,7 @@ def test_what_an_older_version_left_unfinished_is_carried_to_outcomes(
     old: dict[str, Any], ground: Ground, engine: Engine, sandbox: Sandbox, eventually: Eventually
 ) -> None:
     still = {*old["scheduled_2050"], *old["paused"]}
-    ground.store.schema.prepare(lambda: carry_over(ground.client, "default", LAYOUT), lambda _: None)
+    carry_over(ground.client, ["default"], sleep=lambda _: None)
 
     def all_but_the_held_back_have_ended() -> bool:
         engine.sweep()
@@ -168,14 +168,15 @@ def test_a_starting_worker_carries_the_dedupe_keys_of_the_layout_before_over(
         assert ground.client.get(SCHEMA) == b"1>2", "which no version reads"
         assert len(old_keys(ground)) == len(held)
 
-    ground.store.schema.prepare(lambda: carry_over(ground.client, "default", LAYOUT), others_notice)
-    assert waited == [RECHECK_SECONDS + 1]
+    carry_over(ground.client, ["default", "new"], sleep=others_notice)
+    assert waited == [NOTICED_SECONDS]
     assert ground.dedupe_keys() == held
     assert old_keys(ground) == set()
     for life, before in zip(ground.dedupe_lives(), lives, strict=True):
         assert before - 30_000 < life <= before
     assert ground.client.get(SCHEMA) == str(LAYOUT).encode()
-    ground.store.prepare()  # at once, as nothing is left to do
+    carry_over(ground.client, ["default", "new"])  # at once, as nothing is left to do
+    assert ground.client.get(SCHEMA) == str(LAYOUT).encode()
     ground.audit()
 
 
@@ -209,21 +210,17 @@ def test_whoever_dies_while_he_carries_over_is_followed_by_one_who_goes_on(
     pages = iter(range(3))
 
     def die_at_the_third_page(**given: Any) -> Any:
-        if next(pages) == 2:
+        if given["args"][0] == "go on" and next(pages) == 2:
             raise KeyboardInterrupt
         return script(**given)
-
-    def prepare() -> None:
-        carry = partial(carry_over, ground.client, "default", LAYOUT)
-        ground.store.schema.prepare(carry, lambda _: None)
 
     with monkeypatch.context() as patched:
         patched.setattr(type(ground.client), "register_script", lambda *_: die_at_the_third_page)
         with pytest.raises(KeyboardInterrupt):
-            prepare()
+            carry_over(ground.client, ["default"], sleep=lambda _: None)
     assert ground.dedupe_keys()
     assert old_keys(ground)
-    prepare()
+    carry_over(ground.client, ["default"], sleep=lambda _: None)
     assert ground.dedupe_keys() == held
     assert old_keys(ground) == set()
     assert ground.client.get(SCHEMA) == str(LAYOUT).encode()
@@ -243,14 +240,37 @@ def test_a_scan_that_a_restart_of_the_server_cut_is_made_anew(
 
     monkeypatch.setattr(type(ground.client), "scan_iter", scan_iter)
     monkeypatch.setattr(carrying_over, "_run_id", lambda _: next(run_ids))
-    carry_over(ground.client, "default", LAYOUT)
+    carry_over(ground.client, ["default"], sleep=lambda _: None)
     assert len(ground.dedupe_keys()) == 37
 
 
-def test_who_wakes_after_a_later_version_has_come_notes_nothing(ground: Ground) -> None:
+def test_who_comes_after_a_later_version_notes_nothing(ground: Ground) -> None:
+    script = ground.client.register_script(source("carry_over"))
     ground.client.set(SCHEMA, LAYOUT + 1)
-    carry_over(ground.client, "default", LAYOUT)
-    assert ground.client.get(SCHEMA) == str(LAYOUT + 1).encode()
+    for step in ("begin", "end"):
+        assert script(keys=[ground.root], args=[step]) == 0
+        assert ground.client.get(SCHEMA) == str(LAYOUT + 1).encode()
+
+
+def test_an_account_whose_number_was_lost_with_all_its_data_begins_anew(ground: Ground) -> None:
+    """Within the seconds in which nobody looks at it: the server has come back empty."""
+    ground.file("a")
+    ground.client.flushall()
+    ground.store.intake.open()
+    ground.file("b")
+    assert ground.client.get(SCHEMA) == str(LAYOUT).encode()
+
+
+@pytest.mark.usefixtures("old")
+def test_a_worker_goes_on_at_its_start_with_what_somebody_had_begun_to_carry_over(
+    ground: Ground, environ: dict[str, str], processes: Processes, eventually: Eventually
+) -> None:
+    ground.client.set(SCHEMA, "1>2")
+    worker = processes.python("-m", "celery", "-A", "worker.app", "worker", environ=environ)
+    eventually(lambda: "carried over to layout 2: default" in worker.output, 60)
+    assert ground.client.get(SCHEMA) == b"1>2"
+    worker.send(signal.SIGTERM)
+    worker.wait(60)
 
 
 def old_keys(ground: Ground) -> set[bytes]:

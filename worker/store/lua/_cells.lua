@@ -17,6 +17,8 @@
 -- milliseconds since 2020-01-01 of the server's clock.
 
 local root = KEYS[1]
+-- The layout that these scripts write (schema.py).
+local LAYOUT = '2'
 local CELL, HEAD, SEG, EPOCH = 26, 14, 1024, 1577836800000
 -- Reasons of a delivery whose message may be out (core/retry.py has the same list): it is never recorded as not
 -- sent, and its dedupe key is kept.

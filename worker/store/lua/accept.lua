@@ -14,6 +14,9 @@
 --
 -- Run twice, the second time changes nothing: an entry is acknowledged once, and of an entry in pieces
 -- `accepting` holds the next piece that is wanted.
+--
+-- In this order: dead letters; the runs are read, and what is known of their keys and entries is asked, once for all;
+-- each section is filed in memory; rows are joined; then all is written, what takes a delivery out of the intake last.
 
 local stream, dead = KEYS[2], KEYS[3]
 local consumers, retention, permits = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -24,7 +27,8 @@ local function take()
   return value
 end
 
-local done = {} -- entries that are acknowledged
+local done = {} -- entries that are finished: dead letters, and those whose last piece is filed
+local ended = {} -- those of them that are still to be acknowledged
 for _ = 1, tonumber(take()) do
   local id, reason, where, raw = take(), take(), take(), take()
   if redis.call('XACK', stream, consumers, id) == 1 then
@@ -52,21 +56,33 @@ local function gid_of(group)
   return gid
 end
 
+-- Do all of these wait to be acknowledged, each once? They stand in the order of the stream, so one look tells where
+-- nobody else's are between them. It changes nothing: what is not admitted must stay where it is.
+local function all_pending(ids)
+  local found = redis.pcall('XPENDING', stream, consumers, ids[1], ids[#ids], #ids)
+  if found.err or #found < #ids then return false end
+  for i, entry in ipairs(found) do
+    if entry[1] ~= ids[i] then return false end
+  end
+  return true
+end
+
 -- Entries that are one section each, which is most of them; do all of them wait?
 local whole, all_wait = {}, false
+-- The next piece wanted of entries in pieces, after what this chunk has of them; false: none.
+local wanted = {}
 
--- May this section be applied? Acknowledges the entry with its last piece.
+-- May this section be applied? Once for each.
 local function admit(id, piece, final)
-  if piece == 0 and final then return all_wait or redis.call('XACK', stream, consumers, id) == 1 end
-  local wanted = tonumber(redis.call('HGET', root .. 'accepting', id) or '0')
-  if wanted ~= piece then return false end
-  if piece == 0 and #redis.call('XPENDING', stream, consumers, id, id, 1) == 0 then return false end
-  if not final then
-    redis.call('HSET', root .. 'accepting', id, piece + 1)
-    return true
+  if piece == 0 and final and all_wait then return true end
+  if wanted[id] == nil then
+    local known = redis.call('HGET', root .. 'accepting', id)
+    local pending = #redis.call('XPENDING', stream, consumers, id, id, 1) > 0
+    wanted[id] = pending and tonumber(known or '0')
   end
-  redis.call('HDEL', root .. 'accepting', id)
-  return redis.call('XACK', stream, consumers, id) == 1
+  if wanted[id] ~= piece then return false end
+  wanted[id] = not final and piece + 1
+  return true
 end
 
 local shapes = {}
@@ -119,23 +135,15 @@ for r = 1, tonumber(take()) do
   at = at + count * step
 end
 
--- What is known of each key, in the order of the rows; and who has taken one in this chunk.
+-- What is known of each key, in the order of the rows: `asked` counts them once more while the sections are filed, and
+-- a section that is passed over skips its own. And who has taken a key in this chunk, where two of it may be equal.
 local known, taken_here = read_keys(digests), {}
 asked = 0
 
--- Do all of these wait to be acknowledged, each once? They stand in the order of the stream, so one look tells where
--- nobody else's are between them. It changes nothing: what is not admitted must stay where it is.
-local function all_pending(ids)
-  local found = redis.pcall('XPENDING', stream, consumers, ids[1], ids[#ids], #ids)
-  if found.err or #found < #ids then return false end
-  for i, entry in ipairs(found) do
-    if entry[1] ~= ids[i] then return false end
-  end
-  return true
-end
-all_wait = #whole > 1 and all_pending(whole)
+all_wait = #whole > 0 and all_pending(whole)
 
--- Numbers are taken when all is known that may go wrong.
+-- The next free number. It is only looked at here: as many are taken below as are filed, so that what is passed over
+-- leaves no gap.
 local first_n = tonumber(redis.call('HGET', root .. 'next', 'delivery') or '0')
 local n, filed, duplicates, passed = first_n, 0, 0, 0
 
@@ -175,8 +183,11 @@ local function wait_in(gid, campaigns, due, row)
 end
 
 local k = 0 -- deliveries so far
-local function file_section(shape, id, at)
-  if shape.final then done[#done + 1] = id end
+-- Files a section that is admitted, in memory: its cells, rows, index entries and places in lanes. `section_at` is its
+-- first argument; its rows follow.
+local expiring = {}
+local function file_section(shape, id, section_at)
+  if shape.final then done[#done + 1], ended[#ended + 1] = id, id end
   local gid, status, of_day = gid_of(shape.group), shape.status, index[shape.day]
   if not of_day then of_day = {}; index[shape.day] = of_day end
   local width, section_first, own, fresh = #shape.names, n, shape.cells, shape.fresh
@@ -186,14 +197,14 @@ local function file_section(shape, id, at)
   local several = mixed[shape.group] == 'mixed'
   counted[shape] = true
   local number = packed(n)
-  for first = 1, shape.index, 5 do remember(of_day, ARGV[at], first, number) end
-  local hash, json = shape.keys + 1, shape.keys + 6
-  for at = at + 1, at + shape.height do
-    local row = ARGV[at]
+  for first = 1, shape.index, 5 do remember(of_day, ARGV[section_at], first, number) end
+  local hash_at, json_at = shape.keys + 1, shape.keys + 6
+  for row_at = section_at + 1, section_at + shape.height do
+    local row = ARGV[row_at]
     local row_first, members = n, nil -- members: those that are no duplicates, when some are
-    local text = opening .. string.sub(row, json)
+    local text = opening .. string.sub(row, json_at)
     number = packed(n)
-    remember(of_day, row, hash, number)
+    remember(of_day, row, hash_at, number)
     for i = 1, width do
       local holder = nil
       if till_text then
@@ -243,7 +254,7 @@ local function file_section(shape, id, at)
         end
         if scan or several then
           wishes[#wishes + 1] = { gid = gid, status = status, due = due, expires = shape.expires, first = shape.first,
-            day = shape.day, hash = string.sub(row, hash, hash + 4), who = who_of(string.sub(row, json)), scan = scan, ns = members,
+            day = shape.day, hash = string.sub(row, hash_at, hash_at + 4), who = who_of(string.sub(row, json_at)), scan = scan, ns = members,
             names = kept }
         else
           wait_in(gid, names, due, row_of(members))
@@ -261,8 +272,7 @@ local function file_section(shape, id, at)
   end
   if shape.expires > 0 and n > section_first then
     local slot = string.format('%.0f', math.ceil(shape.expires / 1000) * 1000)
-    redis.call('RPUSH', root .. 'expiry:' .. slot, section_first .. ' ' .. (n - section_first))
-    redis.call('ZADD', root .. 'expiry', slot, slot)
+    expiring[#expiring + 1] = { slot, section_first .. ' ' .. (n - section_first) }
   end
 end
 
@@ -302,10 +312,11 @@ for _, row in ipairs(joined) do
     end
   end
 end
-mark_cells(marks)
 
+-- From here on all is written. Should a command fail among these, the entries are accepted again, for what takes their
+-- keys and places them in lanes comes after what may fail.
+if first_n == 0 then redis.call('SET', root .. 'schema', LAYOUT, 'NX') end
 redis.call('HINCRBY', root .. 'next', 'delivery', n - first_n)
-write_keys()
 runs(ns, function(segment, offset, first, last)
   local key = root .. 'seg:' .. segment
   local text = table.concat(cells, '', first, last)
@@ -327,6 +338,12 @@ for day, of_day in pairs(index) do
     end
   end
 end
+for _, slot in ipairs(expiring) do
+  redis.call('RPUSH', root .. 'expiry:' .. slot[1], slot[2])
+  redis.call('ZADD', root .. 'expiry', slot[1], slot[1])
+end
+write_keys()
+mark_cells(marks)
 for gid, lanes_left in pairs(left) do
   for campaigns, rows_left in pairs(lanes_left) do count_stale(gid, campaigns, rows_left) end
 end
@@ -350,6 +367,10 @@ flush(retention)
 if redis.call('EXISTS', root .. 'tried') == 1 then
   in_pieces(done, function(...) redis.call('HDEL', root .. 'tried', ...) end)
 end
-if all_wait then in_pieces(whole, function(...) redis.call('XACK', stream, consumers, ...) end) end
+for id, piece in pairs(wanted) do
+  if not piece then redis.call('HDEL', root .. 'accepting', id)
+  elseif piece > 0 then redis.call('HSET', root .. 'accepting', id, piece) end
+end
+in_pieces(ended, function(...) redis.call('XACK', stream, consumers, ...) end)
 in_pieces(done, function(...) redis.call('XDEL', stream, ...) end)
 return { filed, duplicates, passed, permits - redis.call('ZCOUNT', root .. 'permits', now, '+inf'), first_n }

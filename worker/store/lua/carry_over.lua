@@ -1,15 +1,25 @@
 -- Carries dedupe keys of layout 1 over into the hash `dedupe`: there each was a key of the server's own, `d:<digest>`.
 --
--- KEYS  1 root          ARGV  1 the number to note when all is done, or ''  2... names of such keys
--- Result how many were still held
+-- KEYS  1 root          ARGV  1 'begin', 'go on' or 'end'  2... names of such keys
+-- Result to begin: 1 when there is something to carry over; to go on: how many of these keys were still held
 --
--- Each is in one place or the other: interrupted anywhere, the next run goes on. The number is noted only while
--- somebody is at it: who wakes after a later version has come notes nothing.
+-- While somebody is at it `schema` says so, which no version reads. Each key is in one place or the other: interrupted
+-- anywhere, the next run goes on. Whoever comes late, after a later version perhaps, changes nothing.
+
+local schema = redis.call('GET', root .. 'schema')
+if ARGV[1] == 'begin' then
+  local before = schema == '1' or schema == '1>2' or not schema and redis.call('EXISTS', root .. 'next') == 1
+  if before then redis.call('SET', root .. 'schema', '1>2') end
+  return before and 1 or 0
+end
+if ARGV[1] == 'end' then
+  if schema == '1>2' then redis.call('SET', root .. 'schema', LAYOUT) end
+  return 0
+end
 
 local carried, names, digests = 0, {}, {}
 for i = 2, #ARGV do
-  local digest = string.sub(ARGV[i], #root + 3)
-  if #digest == DIGEST then names[#names + 1], digests[#digests + 1] = ARGV[i], digest end
+  names[#names + 1], digests[#digests + 1] = ARGV[i], string.sub(ARGV[i], #root + 3)
 end
 for i, value in ipairs(read_keys(digests)) do
   local n, left = redis.call('GET', names[i]), redis.call('PTTL', names[i])
@@ -21,7 +31,4 @@ for i, value in ipairs(read_keys(digests)) do
 end
 write_keys()
 in_pieces(names, function(...) redis.call('UNLINK', ...) end)
-if ARGV[1] ~= '' and string.find(redis.call('GET', root .. 'schema') or '', '>', 1, true) then
-  redis.call('SET', root .. 'schema', ARGV[1])
-end
 return carried
