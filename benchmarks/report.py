@@ -77,7 +77,8 @@ def write(results: Sequence[Result], machine: dict[str, Any], path: Path) -> Non
     path.write_text(json.dumps(document(results, machine), indent=1) + "\n")
     lines = [
         f"Measured {machine['when'][:10]} on {machine['cores']} cores ({machine['processor']}), "
-        f"{machine['server']}, Python {machine['python']}: server, worker, API, producer all on them.",
+        f"{machine['server']}, Python {machine['python']}: server, worker, API, producer all on them. "
+        f"Scale {results[0].scale:g}.",
         "",
         "| what | measured | target | |",
         "|---|---|---|---|",

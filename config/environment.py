@@ -288,9 +288,9 @@ class Environment(BaseSettings):
     )
     max_backlog: Bound = Field(
         10_000_000,
-        description="Deliveries of an account that may be under way (one that waits takes about 200 bytes, and "
-        "1,000 where its content is its own) "
-        "before appends are refused and the intake is no longer read; 0: no bound.",
+        description="Deliveries of an account that may be under way before appends are refused and the "
+        "intake is no longer read; one that waits takes about 200 bytes, or 1,000 where its content is its "
+        "own; 0: no bound.",
     )
     max_memory_share: Share = Field(
         0.9,

@@ -35,10 +35,20 @@ def redis_bytes(context: Context) -> Result:
         stage.until(lambda: stage.count(Status.ACCEPTED) >= wanted)
         ended = (_used(stage) - base) / count
         result.notes += _by_family(stage, count, "ended")
+    own = context.scaled(50_000, 5_000)
+    context.say("every content its own")
+    with Stage() as stage:
+        stage.volley()
+        load.warm(stage)
+        base = _used(stage)
+        each = (load.trigger([load.person(number)], mark=f"order {number}") for number in range(own))
+        load.let_wait(stage, each, own)
+        personalised = (_used(stage) - base) / own
     kept = "all that is kept for it but its key"
     result.add(f"waiting delivery, {kept}", waiting - keys, "bytes", 120, at_least=False)
     result.add("outcome with all its look-ups", ended - keys, "bytes", 150, at_least=False)
     result.add("dedupe key", keys, "bytes", 100, at_least=False)
+    result.add("waiting delivery whose content is its own, all of it", personalised, "bytes")
     return result
 
 

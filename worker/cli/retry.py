@@ -56,7 +56,7 @@ from worker.store.outcomes import Filter, Outcome
 #: What is taken where no --status is given. The others are either perhaps sent, or were ended on purpose.
 DEFAULT_STATUSES = frozenset({Status.FAILED, Status.REJECTED})
 #: Deliveries that one atomic step takes back.
-_PAGE = 500
+_PAGE = 100
 
 _WARNING = (
     "{count} of these are unknown: their request may have reached CleverTap although no answer came. "

@@ -15,7 +15,7 @@ from worker.store.control import Cancel
 from worker.store.outcomes import Outcome
 
 #: Deliveries that one atomic step ends.
-PAGE = 500
+PAGE = 250
 
 
 def end_waiting(store: Store, cancel: Cancel) -> Iterator[int]:

@@ -7,7 +7,7 @@ from secrets import token_hex
 
 from worker.core.decisions import Reject, Unsure
 from worker.core.model import WAITING, Reason, Status
-from worker.engine.cancelling import end_waiting
+from worker.engine.cancelling import PAGE, end_waiting
 from worker.engine.parts import Parts
 from worker.engine.settling import Settling
 from worker.store.batches import Batch
@@ -102,7 +102,9 @@ class Sweeping:
             ended = 0
             if waiting:
                 endings = [deliveries.ending_of(outcome) for outcome in waiting]
-                ended = deliveries.finish(Status.EXPIRED, Reason.EXPIRED, WAITING, endings)
+                for first in range(0, len(endings), PAGE):
+                    page = endings[first : first + PAGE]
+                    ended += deliveries.finish(Status.EXPIRED, Reason.EXPIRED, WAITING, page)
             # One that is in flight, or went there since it was read, may come back to wait: look again.
             again = ended < len(waiting) or any(outcome.status is Status.IN_FLIGHT for outcome in found)
             deliveries.ending_done(due, self._parts.lease_ms if again else 0)

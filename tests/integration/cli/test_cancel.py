@@ -15,6 +15,7 @@ from worker.clevertap.sandbox import Sandbox
 from worker.core.answers import Answer, NotSent
 from worker.core.model import Status
 from worker.engine import Engine
+from worker.engine.cancelling import PAGE
 from worker.store import Store, open_store
 from worker.store.deliveries import Deliveries
 from worker.store.outcomes import Filter
@@ -168,7 +169,7 @@ def test_an_interrupted_cancel_sends_nothing_more_and_the_sweeps_finish_it(
         patched.setattr(Deliveries, "finish", once)
         ran = volley("cancel", "--all", "--yes")
     assert ran.code == 130
-    assert "500 were cancelled; the rest is not sent" in ran.err.replace("\n", " ")
+    assert f"{PAGE} were cancelled; the rest is not sent" in ran.err.replace("\n", " ")
     work()
     assert sandbox.ledger.totals().requests == 0
     sweep()
