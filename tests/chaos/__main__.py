@@ -32,6 +32,9 @@ def main(
 
     The exit code is 1 if a promise of README.md was broken.
     """
+    if keep is not None and keep.exists() and not (keep.is_dir() and not any(keep.iterdir())):
+        typer.echo(f"{keep} is not an empty folder: name another one for the logs.", err=True)
+        raise typer.Exit(2)
     seed = random.randrange(1, 10**6) if seed is None else seed
     plan = make_plan(seed, minutes * 60)
     screen = Console(stderr=json, highlight=False)
@@ -81,6 +84,7 @@ def _show(screen: Console, run: Run, result: Judgement, seed: int, minutes: floa
             result.unknown,
             f"{result.unknown_batches} calls, {result.unknown_batches_at_most} possible",
         ),
+        ("unknown calls without a cause", result.unexplained, ""),
         ("set apart", result.set_apart, "workers died of them over and over"),
         ("lost", result.lost, f"{result.excused_lost}: {everysec}"),
         ("doubled", result.doubled, f"{result.excused_doubled}: {everysec}"),

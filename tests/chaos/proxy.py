@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import struct
 import threading
 import time
+from dataclasses import dataclass, field
 from enum import StrEnum
 from types import TracebackType
 from typing import Self
@@ -17,6 +19,7 @@ _TRICKLE_BYTES, _TRICKLE_SECONDS = 200, 0.05
 #: How late each piece of data comes while there is latency.
 _LATENCY_SECONDS = 0.15
 _RESET = struct.pack("ii", 1, 0)
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 class Mode(StrEnum):
@@ -29,11 +32,46 @@ class Mode(StrEnum):
     TRICKLE = "trickle"
 
 
-class FaultyNetwork:
-    """Listens on a port of its own and leads to ``port``. A context; other threads may use it."""
+@dataclass(slots=True)
+class Call:
+    """A request as the network saw it. Times are epoch seconds."""
 
-    def __init__(self, port: int) -> None:
+    #: Of the client's side.
+    port: int
+    #: When its first bytes came from the client.
+    began: float
+    request: bytearray = field(default_factory=bytearray, repr=False)
+    answer: bytearray = field(default_factory=bytearray, repr=False)
+    #: Whether some of the answer has come from the API.
+    answer_began: bool = False
+    #: When the last byte of its answer was with the client.
+    answered: float | None = None
+    #: When its connection ended without that, and whether the client ended it: it hung up, or died.
+    ended: float | None = None
+    hung_up: bool = False
+
+    @property
+    def body(self) -> bytes:
+        """The request's body, as far as it came."""
+        return bytes(self.request).partition(b"\r\n\r\n")[2]
+
+
+def _is_whole(message: bytearray) -> bool:
+    """Whether an HTTP message is there to its end; all in a run say how long they are."""
+    head, end, body = bytes(message).partition(b"\r\n\r\n")
+    length = _LENGTH.search(head)
+    return bool(end) and len(body) >= (int(length[1]) if length else 0)
+
+
+class FaultyNetwork:
+    """Listens on a port of its own and leads to ``port``. A context; other threads may use it.
+
+    With ``calls``, what flows is HTTP, and each request is noted there.
+    """
+
+    def __init__(self, port: int, calls: list[Call] | None = None) -> None:
         self._upstream = port
+        self.calls = calls
         self._mode = Mode.WELL
         self._loop = asyncio.new_event_loop()
         self._connections: set[_Connection] = set()
@@ -41,8 +79,6 @@ class FaultyNetwork:
         self._thread = threading.Thread(target=self._run, name=f"network-{port}", daemon=True)
         self._healed = asyncio.Event()
         self.port = 0
-        #: When (epoch seconds) a connection ended although a request on it had no answer yet.
-        self.abandoned: list[float] = []
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -126,7 +162,10 @@ class _Connection:
         self._network = network
         self._near = reader, writer
         self._writers = [writer]
-        self._asked = False  # a request has been passed on, and no answer has come
+        # A client that has gone already has none, and makes no call.
+        self._port: int = (writer.get_extra_info("peername") or ("", 0))[1]
+        self._hung_up = False
+        self._call: Call | None = None  # the newest
         self._ended = False
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -140,6 +179,7 @@ class _Connection:
             asyncio.ensure_future(self._pump(far[0], self._near[1], asks=False)),
         ]
         await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        self._hung_up = not self._tasks[1].done()
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, asks: bool) -> None:
         # Reading goes on while what was read is held up, so that an end is seen at once.
@@ -148,6 +188,8 @@ class _Connection:
         try:
             with contextlib.suppress(OSError):
                 while data := await source.read(1 << 16):
+                    if asks:
+                        self._note_request(data)
                     held.put_nowait(data)
             if not asks and not self._network.blocked:
                 # The last bytes of an answer come before the end of its connection.
@@ -160,17 +202,33 @@ class _Connection:
         with contextlib.suppress(OSError):
             while True:
                 data = await held.get()
-                self._asked = asks
+                # The next request may come before this is noted.
+                answered = None if asks else self._call
+                if answered is not None:
+                    answered.answer_began = True
                 await self._network.pass_on(data, sink)
+                if answered is not None:
+                    answered.answer += data
+                    if _is_whole(answered.answer):
+                        answered.answered = time.time()
                 held.task_done()
+
+    def _note_request(self, data: bytes) -> None:
+        if self._network.calls is None:
+            return
+        if self._call is None or _is_whole(self._call.request):
+            self._call = Call(self._port, time.time())
+            self._network.calls.append(self._call)
+        self._call.request += data
 
     def end(self, *, reset: bool = False) -> None:
         """Closes both sides."""
         if self._ended:
             return
         self._ended = True
-        if self._asked:
-            self._network.abandoned.append(time.time())
+        if self._call is not None and self._call.answered is None:
+            self._call.hung_up = self._hung_up
+            self._call.ended = time.time()
         for task in self._tasks:
             task.cancel()
         for writer in self._writers:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from redis.exceptions import RedisError
 
+from tests.chaos.evidence import Cause
 from tests.chaos.judge import Judgement, judge
 from tests.chaos.load import Producer
 from tests.chaos.plan import Fault, Kind
@@ -30,10 +31,6 @@ _OPERATOR_SECONDS = 3.0
 _CLOCK_SECONDS = 3600.0
 #: Calls that one of the API's own faults claims at most.
 _API_CALLS = 4
-#: Kinds that leave calls on the wire without an answer, or with one that cannot be recorded.
-_OUTAGES = frozenset(
-    {Kind.SERVER, Kind.REDIS_RESET, Kind.REDIS_HALF_OPEN, Kind.REDIS_BLACK_HOLE, Kind.REDIS_TRICKLE}
-)
 _KILLS = frozenset({Kind.KILL_WORKER, Kind.KILL_PARENT, Kind.KILL_CHILD, Kind.KILL_BEAT})
 
 _MODES = {
@@ -88,9 +85,7 @@ class Run:
                 stage.store,
                 stage.sandbox,
                 stage.losses,
-                abandoned=list(stage.api_network.abandoned),
-                kills=stage.kills,
-                outages=sum(self.done[kind] for kind in _OUTAGES),
+                stage.evidence,
             )
         finally:
             stage.close()
@@ -153,10 +148,22 @@ class Run:
         where, _, how = fault.kind.value.partition(" ")
         network: FaultyNetwork = stage.api_network if where == "api" else stage.redis_network
         if how == "reset":
+            if where == "api":
+                stage.note(Cause.API)
             network.reset()
             return
-        network.set(_MODES[how])
-        self._for(fault.seconds, lambda: network.set(Mode.WELL))
+        mode = _MODES[how]
+        network.set(mode)
+        trouble = stage.note(Cause.REDIS) if where == "redis" and mode is not Mode.LATENCY else None
+
+        def heal() -> None:
+            if trouble is not None:
+                trouble.until = time.time()
+            elif where == "api" and mode is Mode.HALF_OPEN:
+                stage.note(Cause.API)
+            network.set(Mode.WELL)
+
+        self._for(fault.seconds, heal)
 
     def _drain(self, stage: Stage) -> None:
         """Until every delivery has ended, or for DRAIN_SECONDS: what has not by then counts as unfinished."""

@@ -10,13 +10,15 @@ import threading
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 
 from redis.exceptions import RedisError, ResponseError
 
 from config.settings import load
+from tests.chaos.evidence import Cause, Evidence, Trouble, Watch, group_of, ports_of
 from tests.chaos.plan import DEADLINE_SECONDS, LEASE_SECONDS
-from tests.chaos.proxy import FaultyNetwork
+from tests.chaos.proxy import Call, FaultyNetwork
 from tests.conftest import Process, Processes
 from worker.clevertap.sandbox import Sandbox, SandboxOptions
 from worker.store import Store, open_store
@@ -64,8 +66,7 @@ class Stage:
         self._open = ExitStack()
         self._dice = random.Random(seed)
         self.losses: list[Loss] = []
-        #: When a process was killed or frozen, epoch seconds.
-        self.kills: list[float] = []
+        self.evidence = Evidence()
         self.server = EmbeddedServer(folder / "server", fsync="always", ends_with_parent=True, binary=binary)
         self._everysec = False
         self._sizes: list[tuple[float, Path, int]] = []
@@ -79,7 +80,7 @@ class Stage:
                 Sandbox(SandboxOptions(latency_ms=LATENCY_MS, seed=seed, requests_kept=1_000_000))
             )
             self.redis_network = self._network(self.server.url)
-            self.api_network = self._network(self.sandbox.url)
+            self.api_network = self._network(self.sandbox.url, self.evidence.calls)
             self.environ = {
                 "VOLLEY_REDIS_URL": f"redis://127.0.0.1:{self.redis_network.port}/0",
                 "VOLLEY_BASE_URL": f"http://127.0.0.1:{self.api_network.port}",
@@ -97,6 +98,9 @@ class Stage:
                 load({**self.environ, "VOLLEY_REDIS_URL": self.server.url}), "default"
             )
             self._open.callback(self.store.close)
+            self._watch = Watch(self.server.url, self.evidence)
+            self._watch.start()
+            self._open.callback(self._watch.stop)
             self._processes = Processes(folder)
             self._open.callback(self._end_processes)
             alone = ("--without-gossip", "--without-mingle", "--without-heartbeat")
@@ -124,7 +128,7 @@ class Stage:
             if part.process is None or not part.process.is_running:
                 if part.process is not None:
                     # What is left of its group goes with it, as with a container's end.
-                    part.process.kill()
+                    self._kill_group(part)
                 part.process = self._processes.python(
                     "-m", "celery", "-A", "worker.app", *part.command, environ=part.environ
                 )
@@ -156,21 +160,22 @@ class Stage:
         """SIGKILL to a process, with its children or alone; whether it ran."""
         if part.process is None or not part.process.is_running:
             return False
-        self.kills.append(time.time())
         if group:
-            part.process.kill()
+            self._kill_group(part)
         else:
+            self._seize(part, [part.process.pid], Cause.KILL)
             part.process.send(signal.SIGKILL)
         return True
 
     def kill_child(self, dice: float) -> bool:
         """SIGKILL to one child of a pool; whether there was one."""
-        children = [child for part in self.workers for child in self._children(part)]
+        children = [(part, child) for part in self.workers for child in self._children(part)]
         if not children:
             return False
-        self.kills.append(time.time())
+        part, child = children[int(dice * len(children))]
+        self._seize(part, [child], Cause.KILL)
         with suppress(ProcessLookupError):
-            os.kill(children[int(dice * len(children))], signal.SIGKILL)
+            os.kill(child, signal.SIGKILL)
         return True
 
     def terminate(self, part: Part) -> bool:
@@ -185,13 +190,8 @@ class Stage:
         """SIGSTOP to a worker, or to one child of its pool; whether it ran."""
         if part.process is None or not part.process.is_running or part.frozen:
             return False
-        self.kills.append(time.time())
         ids = [part.process.pid, *self._children(part)]
-        chosen = ids if dice < 0.5 else ids[-1:]
-        for each in chosen:
-            with suppress(ProcessLookupError):
-                os.kill(each, signal.SIGSTOP)
-                part.frozen.append(each)
+        part.frozen += self._seize(part, ids if dice < 0.5 else ids[-1:], Cause.FREEZE)
         return True
 
     def thaw(self, part: Part) -> None:
@@ -201,6 +201,36 @@ class Stage:
                 with suppress(ProcessLookupError):
                     os.kill(each, signal.SIGCONT)
         part.frozen.clear()
+        # The plan freezes one part at a time.
+        for trouble in self.evidence.troubles:
+            if trouble.cause is Cause.FREEZE:
+                trouble.until = min(trouble.until, time.time())
+
+    def _kill_group(self, part: Part) -> None:
+        """SIGKILL to a process that may have ended already, and to all that lives in its group."""
+        assert part.process is not None
+        if members := group_of(part.process.pid):
+            self._seize(part, members, Cause.KILL)
+        part.process.kill()
+
+    def _seize(self, part: Part, pids: list[int], cause: Cause) -> list[int]:
+        """SIGSTOP, and a note of the connections that they have at that instant; those that there were.
+
+        A process that is killed is stopped first: between the look and the kill it can begin no call. Beat
+        delivers nothing, so its end is not noted.
+        """
+        at = time.time()
+        stopped = []
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+                stopped.append(pid)
+        if part is not self.beat:
+            until = inf if cause is Cause.FREEZE else at
+            ports = ports_of(stopped, self.api_network.port)
+            self.evidence.troubles.append(Trouble(cause, at, until, ports))
+            self._watch.look()
+        return stopped
 
     def shift_clock(self, part: Part, seconds: float) -> None:
         """The wall clock of a worker is wrong by so much from now on."""
@@ -228,6 +258,14 @@ class Stage:
             if part.process is not None:
                 part.process.kill()
 
+    # -- the networks
+
+    def note(self, cause: Cause) -> Trouble:
+        """A trouble that begins now; whoever ends it says so."""
+        trouble = Trouble(cause, time.time(), time.time() if cause is Cause.API else inf)
+        self.evidence.troubles.append(trouble)
+        return trouble
+
     # -- the server
 
     def configure(self) -> None:
@@ -244,7 +282,9 @@ class Stage:
 
     def crash(self) -> None:
         """SIGKILL to the server; with `everysec` as if its machine crashed: what was not synced is gone."""
+        self._watch.look()
         before = time.time()
+        self._crashed = self.note(Cause.CRASH)
         self.server.kill()
         if self._everysec:
             kept = [sample for sample in self._sizes if before - 1 <= sample[0] <= before]
@@ -253,6 +293,7 @@ class Stage:
                 with file.open("r+b") as opened:
                     opened.truncate(size)
                 self.losses.append(Loss(at - _SAMPLE_SECONDS, before + 0.1))
+                self._crashed.took_back = True
         self._sizes.clear()
 
     def revive(self) -> None:
@@ -260,6 +301,8 @@ class Stage:
         url = self.server.url
         if self.server.start() != url:
             raise RuntimeError("the server's port was taken meanwhile")
+        self._crashed.until = time.time()
+        self._watch.look()
         self.configure()
 
     def fill(self) -> None:
@@ -286,6 +329,6 @@ class Stage:
                     now = time.time()
                     self._sizes = [*self._sizes[-20:], (now, file, file.stat().st_size)]
 
-    def _network(self, url: str) -> FaultyNetwork:
+    def _network(self, url: str, calls: list[Call] | None = None) -> FaultyNetwork:
         port = int(url.rpartition(":")[2].partition("/")[0])
-        return self._open.enter_context(FaultyNetwork(port))
+        return self._open.enter_context(FaultyNetwork(port, calls))
