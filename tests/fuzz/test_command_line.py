@@ -169,7 +169,16 @@ def names_its_fault(said: str, line: list[str]) -> bool:
         return True
     typed = [*line, *(word.partition("=")[2] for word in line)]
     beginnings = [re.sub(r"\s+", "", each)[:10] for word in typed for each in (word, ascii(word)[1:-1])]
-    known = ["Missingargument", "extraargument", "Nosuchcommand", "VOLLEY_", "TOML", "UTF-8"]
+    known = [
+        "Missingargument",
+        "Missingcommand",
+        "extraargument",
+        "Nosuchcommand",
+        "Nosuchoption",
+        "VOLLEY_",
+        "TOML",
+        "UTF-8",
+    ]
     return any(each in re.sub(r"[\s│]+", "", fault) for each in filter(None, [*beginnings, *known]))
 
 
@@ -228,12 +237,14 @@ def test_any_value_of_an_option_of_a_lasting_command_is_read_or_refused(
     "line",
     [
         ["bad", "remove", "\udcff", "--yes"],
+        ["dry-run", "--waiting", "--json", "--out", "\udcff"],
         ["outcomes", "--id", "\udcff", "--json"],
         ["outcomes", "--limit", "9" * 30],
         ["outcomes", "--since", "0001-01-01T00:00:00+23:59"],
         ["outcomes", "--since", "999999999w"],
         ["outcomes", "--until", "9999-12-31T23:59:59-23:59"],
         ["pause", "\udcff", "--yes"],
+        ["ready", "--within", "inf"],
         ["resume", "9" * 400, "--yes"],
     ],
     ids=ascii,
