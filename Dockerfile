@@ -1,4 +1,4 @@
-# One image for the worker, beat, the sandbox and the admin commands; docker-compose.yml picks the command.
+# One image for the worker, beat, the gateway, the sandbox and the admin commands; docker-compose.yml picks the command.
 FROM python:3.11-slim-bookworm AS build
 RUN python -m venv /opt/volley
 ENV PATH=/opt/volley/bin:$PATH

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ RESULTS = Path(__file__).parent / "results.json"
 def main() -> int:
     """Runs what was asked for. The exit code says whether all of it ran, not whether targets were met."""
     options = _options()
+    started = time.monotonic()
     # With --json, standard output is for the document alone.
     console = Console(stderr=options.json, width=None if sys.stdout.isatty() else 132)
     names = options.scenario or list(SCENARIOS)
@@ -57,6 +59,7 @@ def main() -> int:
     if path is not None:
         report.write(results, where, path)
         console.print(f"written to {path} and {path.with_suffix('.md')}", highlight=False)
+    console.print(f"all of it took {time.monotonic() - started:,.0f} s", highlight=False)
     if options.json:
         sys.stdout.write(json.dumps(report.document(results, where)) + "\n")
     return 1 if failed else 0
@@ -76,15 +79,46 @@ def _options() -> Any:
         metavar="NAME",
         help="only this one of those below; may be given again",
     )
-    parser.add_argument("--scale", type=float, default=1.0, help="size of the work; 0.1 is the quick form")
+    parser.add_argument("--scale", type=_size, default=1.0, help="size of the work; 0.1 is the quick form")
     parser.add_argument(
-        "--soak", type=float, default=0.0, help="seconds of the scenario memory (3600: the hour)"
+        "--soak", type=_seconds, default=0.0, help="seconds of the scenario memory (3600: the hour)"
     )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument(
-        "--out", type=Path, help="file for the results; by default benchmarks/results.json after a whole run"
+        "--out", type=_file, help="file for the results; by default benchmarks/results.json after a whole run"
     )
     return parser.parse_args()
+
+
+def _size(text: str) -> float:
+    value = _number(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!a} is no number above 0.")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!a} is no number of seconds.")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _file(text: str) -> Path:
+    """A place for the results, which would be lost if only their end found that there is none."""
+    path = Path(text)
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"the folder {str(path.parent)!a} does not exist.")
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!a} is a folder, not a file.")
+    return path
 
 
 def _explained() -> Iterator[str]:

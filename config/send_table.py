@@ -63,9 +63,11 @@ class SendTable(BaseModel):
     file: _Text | None = None
     redis_set: _Text | None = None
     redis_url_env: _Text | None = None
+    redis_url_file: _Text | None = None
     url: _Text | None = None
     header: _Text | None = None
     header_env: _Text | None = None
+    header_file: _Text | None = None
     allow_http: bool = False
     max_bytes: Annotated[int, Field(ge=1, le=2**40), Unit("bytes")] = 1_073_741_824
     kind: Annotated[Kind | None, *_Choice] = None

@@ -23,6 +23,7 @@ from cronsim import CronSim, CronSimError
 from pydantic import SecretStr, ValidationError
 
 from config.redis_url import check_redis_url, is_sentinel
+from config.secret_values import read_secret_file
 from config.send_table import (
     FileSource,
     Kind,
@@ -196,8 +197,10 @@ def _source(table: SendTable, place: str, environ: Mapping[str, str]) -> Source:
 #: Keys that mean something for one kind of source alone.
 _ONLY_FOR = {
     "redis_url_env": "redis_set",
+    "redis_url_file": "redis_set",
     "header": "url",
     "header_env": "url",
+    "header_file": "url",
     "allow_http": "url",
     "max_bytes": "url",
 }
@@ -212,10 +215,10 @@ def _check_belongs(table: SendTable, source: str, place: str) -> None:
 
 
 def _redis_url(table: SendTable, place: str, environ: Mapping[str, str]) -> SecretStr | None:
-    if table.redis_url_env is None:
+    found = _secret(table, "redis_url", place, environ)
+    if found is None:
         return None
-    value = SecretStr(_variable(table.redis_url_env, f"redis_url_env{place}", environ))
-    label = f"The variable that redis_url_env{place} names"
+    value, label = SecretStr(found[0]), found[1]
     check_redis_url(value, label)
     if is_sentinel(value):
         raise SettingsError(f"{label} must not be a sentinel:// URL.")
@@ -259,9 +262,9 @@ _FRAMING = {"host", "content-length", "transfer-encoding", "connection", "accept
 def _header(table: SendTable, place: str) -> str:
     if table.header is None:
         return "Authorization"
-    if table.header_env is None:
+    if table.header_env is None and table.header_file is None:
         raise SettingsError(
-            f"header{place} is set, but header_env, which names its value's variable, is not."
+            f"header{place} is set, but neither header_env nor header_file, which say where its value is."
         )
     if not re.fullmatch(r"[A-Za-z0-9-]{1,64}", table.header) or table.header.lower() in _FRAMING:
         raise SettingsError(f"header{place} must be the name of an HTTP header such as Authorization.")
@@ -269,21 +272,31 @@ def _header(table: SendTable, place: str) -> str:
 
 
 def _header_value(table: SendTable, place: str, environ: Mapping[str, str]) -> SecretStr | None:
-    if table.header_env is None:
+    found = _secret(table, "header", place, environ)
+    if found is None:
         return None
-    value = _variable(table.header_env, f"header_env{place}", environ)
+    value, label = found
     if not re.fullmatch(r"[!-~]([ -~]{0,4094}[!-~])?", value):
         raise SettingsError(
-            f"The variable that header_env{place} names must hold 1 to 4096 printable ASCII characters: an "
-            "HTTP header carries it."
+            f"{label} must hold 1 to 4096 printable ASCII characters: an HTTP header carries it."
         )
     return SecretStr(value)
 
 
-def _variable(name: str, label: str, environ: Mapping[str, str]) -> str:
-    if not environ.get(name):
-        raise SettingsError(f"{label} names the variable {shown(name)}, which is not set.")
-    return environ[name]
+def _secret(table: SendTable, key: str, place: str, environ: Mapping[str, str]) -> tuple[str, str] | None:
+    """The secret that KEY_env or KEY_file names, and what errors call its place; None: neither is set."""
+    variable, file = getattr(table, f"{key}_env"), getattr(table, f"{key}_file")
+    if variable is not None and file is not None:
+        raise SettingsError(f"{key}_env and {key}_file are both set{place}: keep one of them.")
+    if file is not None:
+        label = f"{key}_file{place}"
+        return read_secret_file(Path(file), label), f"The file that {label} names"
+    if variable is None:
+        return None
+    label = f"{key}_env{place}"
+    if not environ.get(variable):
+        raise SettingsError(f"{label} names the variable {shown(variable)}, which is not set.")
+    return environ[variable], f"The variable that {label} names"
 
 
 def _is_loopback(host: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import TYPE_CHECKING
 
 from config.celeryconfig import QUEUES
@@ -10,6 +11,13 @@ from worker.core.model import Status
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import MakeStack, Stack, StartServer
+
+#: How long Redis is away, seconds. Celery's own tries come 2, 4, 6 ... seconds after each other: left alone,
+#: it would try after 42 seconds and then not before the 56th.
+AWAY_SECONDS = 44
+#: From a trigger that is appended on Redis's return to its call, seconds. Tries and sweeps come each second:
+#: 0.2 were measured, and the rest is for a slow machine. Celery's own wait would take 12.
+WITHIN_SECONDS = 8
 
 #: Has both workers consume from none of their queues any more, as after a broken connection.
 CANCEL = """
@@ -59,6 +67,28 @@ def test_a_worker_without_work_or_without_redis_does_not_end_itself(
     assert set(tries(worker.output)) == {"1.00"}
     assert all(process.is_running for process in running)
     assert stack.tally() == {Status.ACCEPTED: 1}
+
+
+def test_work_goes_on_at_once_although_redis_was_away_for_longer_than_the_longest_wait(
+    make_stack: MakeStack, start_server: StartServer
+) -> None:
+    stack = make_stack(start_server(fsync="always"))
+    running = [stack.worker(environ={"VOLLEY_POOL": pool}) for pool in ("threads", "prefork")]
+    running.append(stack.beat())
+    stack.append([stack.trigger("before@example.com")])
+    stack.await_ended(1)
+    url = stack.server.url
+    stack.server.stop()
+    time.sleep(AWAY_SECONDS)
+    assert stack.server.start() == url
+    stack.append([stack.trigger("after@example.com")])
+    appended = time.monotonic()
+    stack.await_requests(2)
+    waited = time.monotonic() - appended
+    assert waited < WITHIN_SECONDS, f"{waited:.1f} s"
+    stack.await_ended(2)
+    assert all(process.is_running for process in running)
+    assert stack.tally() == {Status.ACCEPTED: 2}
 
 
 def tries(output: str) -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING
 
+import pytest
+
 from worker.clevertap.sandbox import Fault, FaultKind
 from worker.core.model import Status
 
@@ -58,6 +60,26 @@ def test_a_second_signal_loses_nothing(stack: Stack) -> None:
     assert tally[Status.ACCEPTED] + tally.get(Status.UNKNOWN, 0) == 9
     assert not stack.disagreements()
     stack.eventually(lambda: stack.store.status().permits_held == 0)
+
+
+@pytest.mark.parametrize("pool", ["threads", "prefork"])
+def test_a_second_sigterm_changes_nothing(stack: Stack, pool: str) -> None:
+    stack.environ |= {"VOLLEY_REQUEST_DEADLINE": "10", "VOLLEY_PERMIT_LEASE": "20", "VOLLEY_POOL": pool}
+    stack.sandbox.change(latency_ms=3000)
+    worker = stack.worker()
+    stack.append(stack.trigger(f"p{n}@example.com", ExternalTrigger={"Name": f"{n}"}) for n in range(9))
+    stack.await_requests(3)
+    worker.send(signal.SIGTERM)
+    stack.eventually(lambda: "shutdown" in worker.output)
+    # While it waits for the answers of its calls.
+    assert stack.store.status().permits_held == 3
+    worker.send(signal.SIGTERM)
+    assert worker.wait(30) == 0
+    tally = stack.tally()
+    assert tally[Status.ACCEPTED] >= 3
+    assert tally[Status.ACCEPTED] + tally.get(Status.PENDING, 0) == 9
+    assert stack.sandbox.ledger.totals().accepted == tally[Status.ACCEPTED]
+    assert stack.store.status().permits_held == 0
 
 
 def test_a_worker_ends_in_time_although_the_api_does_not_answer(stack: Stack) -> None:

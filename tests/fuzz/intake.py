@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 import random
+import re
 import sys
 import tempfile
 import time
@@ -186,10 +187,17 @@ def fuzz(redis_url: str, sandbox: Sandbox, *, count: int, seed: int) -> Report:
         run.close()
 
 
+def _count(text: str) -> int:
+    count = int(text) if re.fullmatch(r"[0-9]{1,12}", text, re.ASCII) else 0
+    if not count:
+        raise argparse.ArgumentTypeError(f"{text!a} is no number of entries: 1 or more.")
+    return count
+
+
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="make fuzz", description=__doc__)
-    parser.add_argument("--count", type=int, default=100_000, help="entries (default 100000)")
+    parser.add_argument("--count", type=_count, default=100_000, help="entries (default 100000)")
     parser.add_argument("--seed", type=int, default=1, help="of the random numbers (default 1)")
     given = parser.parse_args()
     logging.getLogger("volley").setLevel(logging.ERROR)  # each dead letter is a warning

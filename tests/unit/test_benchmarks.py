@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from io import StringIO
@@ -12,11 +13,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from benchmarks import __main__ as bench
 from benchmarks import report
 from benchmarks.results import Point, Result, thin
 from benchmarks.scenarios import SCENARIOS
 from benchmarks.scenarios.memory import growth
 from benchmarks.stage import resident_bytes
+from tests.fuzz import intake
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -61,6 +64,54 @@ def test_resident_memory_is_told_of_a_process_and_of_each_child() -> None:
         assert {os.getpid(), child.pid} <= set(found)
         assert found[os.getpid()] > 10_000_000
         child.communicate(b"\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--scale", "nan"], "argument --scale: 'nan' is no number above 0."),
+        (["--scale", "-1"], "argument --scale: '-1' is no number above 0."),
+        (["--scale", "0"], "argument --scale: '0' is no number above 0."),
+        (["--scale", "inf"], "argument --scale: 'inf' is no number above 0."),
+        (["--scale", "much"], "argument --scale: 'much' is no number above 0."),
+        (["--soak", "nan"], "argument --soak: 'nan' is no number of seconds."),
+        (["--out", "no/such/file"], "argument --out: the folder 'no/such' does not exist."),
+        (["--out", "."], "argument --out: '.' is a folder, not a file."),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str], sentence: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks", *options])
+    monkeypatch.setattr(bench, "SCENARIOS", {})
+    with pytest.raises(SystemExit) as refused:
+        bench.main()
+    assert refused.value.code == 2
+    assert capsys.readouterr().err.endswith(f"error: {sentence}\n")
+
+
+def test_a_run_says_at_its_end_how_long_all_of_it_took(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(
+        sys, "argv", ["benchmarks", "--scenario", "nothing", "--out", str(tmp_path / "results.json")]
+    )
+    monkeypatch.setattr(bench, "SCENARIOS", {"nothing": lambda _: Result("nothing")})
+    assert bench.main() == 0
+    assert re.search(r"^all of it took \d+ s$", capsys.readouterr().out, re.MULTILINE)
+    assert (tmp_path / "results.json").exists()
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "many"])
+def test_fuzzing_with_no_entry_at_all_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], count: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["fuzz", "--count", count])
+    with pytest.raises(SystemExit) as refused:
+        intake.main()
+    assert refused.value.code == 2
+    said = f"error: argument --count: '{count}' is no number of entries: 1 or more.\n"
+    assert capsys.readouterr().err.endswith(said)
 
 
 def test_the_help_says_of_every_scenario_what_it_measures() -> None:

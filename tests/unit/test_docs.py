@@ -21,7 +21,7 @@ from worker.store.outcomes import Outcome
 from worker.store.scripts import ALSO, SHARED
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "docs/decisions.md", "docs/redis.md")
+PAGES = ("README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")))
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +58,8 @@ def test_every_block_stands_on_some_page(generate: ModuleType) -> None:
     assert all(f"<!-- {name} -->" in text for name in generate.BLOCKS)
 
 
-def test_every_page_is_generated(generate: ModuleType) -> None:
-    assert generate.PAGES == PAGES
+def test_every_page_that_has_a_block_is_generated(generate: ModuleType) -> None:
+    assert set(generate.PAGES) == {page for page in PAGES if "<!-- /" in (ROOT / page).read_text()}
 
 
 @pytest.mark.parametrize("page", PAGES)

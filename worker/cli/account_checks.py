@@ -11,7 +11,7 @@ from config.settings import Account, Region
 from worker.cli.findings import Finding, ok, problem, skipped, warning
 from worker.cli.times import span
 from worker.core.model import Status
-from worker.store import LayoutError, Store
+from worker.store import LayoutError, OldLayoutError, Store
 from worker.store.bounds import Bounds
 from worker.store.control import ALL
 from worker.store.status import Snapshot
@@ -80,9 +80,10 @@ def account_checks(
     try:
         store.schema.verify()
     except LayoutError as error:
-        yield replace(
-            problem("data", str(error), "Install the version that wrote it."), account=store.account
-        )
+        advice = "Install the version that wrote it."
+        if isinstance(error, OldLayoutError):
+            advice = "Start a worker of this version: celery -A worker.app worker (or `volley up`)."
+        yield replace(problem("data", str(error), advice), account=store.account)
         return
     snapshot = replace(store.status(), testing=dict(testing))
     for finding in _checks(store, snapshot, bounds, idle_seconds):

@@ -155,7 +155,8 @@ def _tell(rehearsal: Rehearsal, out: Path, *, json: bool) -> None:
         letters = [{"where": w, "reason": r, "count": n} for (w, r), n in sorted(dead.items())]
         print_json(
             {
-                "bodies": str(out),
+                # A name may hold bytes that are no UTF-8, which JSON cannot.
+                "bodies": str(out).encode(errors="backslashreplace").decode(),
                 "calls": bodies.calls,
                 "scheduled_calls": bodies.scheduled,
                 "recipients": bodies.recipients,

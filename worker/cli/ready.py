@@ -12,6 +12,8 @@ from worker.store import open_store
 
 #: Seconds that work may wait where VOLLEY_IDLE_EXIT is 0.
 _WITHIN_SECONDS = 60.0
+#: The longest that can be asked for: a year.
+_MAX_SECONDS = 31_536_000
 
 
 @app.command()
@@ -22,7 +24,11 @@ def ready(
     within: Annotated[
         float | None,
         typer.Option(
-            "--within", min=1, metavar="SECONDS", help="How long work may wait (VOLLEY_IDLE_EXIT, or 60)."
+            "--within",
+            min=1,
+            max=_MAX_SECONDS,
+            metavar="SECONDS",
+            help="How long work may wait (VOLLEY_IDLE_EXIT, or 60).",
         ),
     ] = None,
     json: JsonOption = False,

@@ -25,7 +25,8 @@ def status(
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again and again, until Ctrl-C.")] = False,
     every: Annotated[
-        float, typer.Option("--every", min=0.1, metavar="SECONDS", help="How often --watch looks.")
+        float,
+        typer.Option("--every", min=0.1, max=86_400, metavar="SECONDS", help="How often --watch looks."),
     ] = 1.0,
     json: JsonOption = False,
     data: DataOption = DATA_FOLDER,

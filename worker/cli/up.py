@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from config.settings import Settings
     from worker.store.embedded import EmbeddedServer
 
-#: Seconds that a worker may take to end, beyond the deadline of a request that it has in flight.
+#: Seconds that a worker may take to end, beyond the end of its permits: where Redis is away, it tries to
+#: record its answers until then.
 _MARGIN_SECONDS = 15.0
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -81,7 +82,10 @@ def _supervise(
     if beat:
         commands["beat"] = [*celery, "beat"]
     path = [str(_ROOT), *filter(None, [environ.get("PYTHONPATH")]), str(Path.cwd())]
-    deadline_seconds = max(account.request_deadline_seconds for account in settings.accounts.values())
+    held_seconds = max(
+        max(account.permit_lease_seconds, account.request_deadline_seconds)
+        for account in settings.accounts.values()
+    )
 
     def server_is_there() -> bool:
         if server is None or server.is_running():
@@ -96,7 +100,7 @@ def _supervise(
     supervisor = Supervisor(
         commands,
         {**environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"},
-        patience_seconds=deadline_seconds + _MARGIN_SECONDS,
+        patience_seconds=held_seconds + _MARGIN_SECONDS,
         watch=server_is_there,
     )
     if server is not None:

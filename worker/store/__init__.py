@@ -9,7 +9,7 @@ from redis.exceptions import OutOfMemoryError, RedisError
 from config.settings import Endpoint, Settings
 from worker.store.batches import Windows
 from worker.store.bounds import Bounds, FullError, read_reached
-from worker.store.connection import AWAY, LayoutError, RedisClient, connect
+from worker.store.connection import AWAY, LayoutError, OldLayoutError, RedisClient, connect
 from worker.store.control import Control
 from worker.store.deliveries import Deliveries
 from worker.store.door import Door
@@ -30,6 +30,7 @@ __all__ = [
     "AWAY",
     "FullError",
     "LayoutError",
+    "OldLayoutError",
     "OutOfMemoryError",
     "RedisError",
     "Rules",

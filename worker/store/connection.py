@@ -32,6 +32,10 @@ class LayoutError(RedisError):
     """
 
 
+class OldLayoutError(LayoutError):
+    """It is the layout before this version's, or is just being carried over: a worker that starts does so."""
+
+
 class RefusedError(ResponseError):
     """The server does nothing of this kind for now: it cannot save, has too few replicas, runs a long script,
     or its cluster is not whole. Nothing of the call has happened.

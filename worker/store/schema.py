@@ -21,7 +21,7 @@ from collections.abc import Callable
 from redis.exceptions import OutOfMemoryError
 
 from worker.store import keys
-from worker.store.connection import LayoutError, RedisClient
+from worker.store.connection import LayoutError, OldLayoutError, RedisClient
 
 log = logging.getLogger("volley")
 
@@ -94,7 +94,7 @@ class Schema:
         if found is None or found == _OURS:
             return
         if found in {_BEFORE, _UNDER_WAY}:
-            raise LayoutError(
+            raise OldLayoutError(
                 f"The data of account {self._account} has the layout before this version's, or is just being "
                 "carried over: a worker of this version does so when it starts. Nothing was changed here."
             )

@@ -223,6 +223,22 @@ def test_data_of_another_version_is_a_problem_and_left_alone(volley: Any, client
     ran = volley("doctor", "--json")
     assert (ran.code, levels(ran)["data"]) == (1, "problem")
     assert client.keys("volley:*") == [b"volley:{default}:schema"]
+    assert found(ran, "data")["advice"] == "Install the version that wrote it."
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("next", "7"), ("schema", "1"), ("schema", "1>2")],
+    ids=["no number", "old", "under way"],
+)
+def test_data_of_the_layout_before_wants_a_worker_of_this_version(
+    volley: Any, client: RedisClient, key: str, value: str
+) -> None:
+    client.set(f"volley:{{default}}:{key}", value)
+    ran = volley("doctor", "--json")
+    assert (ran.code, levels(ran)["data"]) == (1, "problem")
+    assert found(ran, "data")["advice"].startswith("Start a worker of this version: ")
+    assert client.keys("volley:*") == [f"volley:{{default}}:{key}".encode()]
 
 
 def test_it_changes_nothing(volley: Any, client: RedisClient) -> None:

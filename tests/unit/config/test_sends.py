@@ -8,6 +8,7 @@ import orjson
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from config.celeryconfig import celery_settings
 from config.sends import (
@@ -176,7 +177,23 @@ def test_beat_looks_for_due_sends_only_where_there_are_any(toml: Path) -> None:
         ),
         (
             SEND + 'url = "https://h"\nheader = "X"',
-            "header in {send} is set, but header_env, which names its value's variable, is not.",
+            "header in {send} is set, but neither header_env nor header_file, which say where its value is.",
+        ),
+        (
+            SEND + 'url = "https://h"\nheader_env = "A"\nheader_file = "b"',
+            "header_env and header_file are both set in {send}: keep one of them.",
+        ),
+        (
+            SEND + 'redis_set = "k"\nkind = "email"\nredis_url_env = "A"\nredis_url_file = "b"',
+            "redis_url_env and redis_url_file are both set in {send}: keep one of them.",
+        ),
+        (
+            FILE + 'header_file = "b"',
+            "header_file in {send} is set, but it belongs to url and this send has file.",
+        ),
+        (
+            SEND + 'url = "https://h"\nheader_file = "/no/such/file"',
+            "header_file in {send} names a file that cannot be read: No such file or directory.",
         ),
         (
             SEND + 'url = "https://h"\nheader = "Host"\nheader_env = "VOLLEY_ACCOUNT_ID"',
@@ -188,6 +205,47 @@ def test_a_mistake_is_told_in_one_sentence(toml: Path, text: str, sentence: str)
     with pytest.raises(SettingsError) as refused:
         loaded(toml, text)
     assert str(refused.value) == sentence.format(file=toml, send=f"[[sends]] news of {toml}")
+
+
+def test_secrets_of_a_send_may_be_in_files(toml: Path) -> None:
+    address, header = toml.parent / "redis_url", toml.parent / "header"
+    address.write_text("redis://:set-secret@h\n")
+    header.write_text("Bearer header-secret\r\n")
+    text = (
+        SEND
+        + f'redis_set = "k"\nkind = "email"\nredis_url_file = "{address}"\n'
+        + SEND.replace('"news"', '"more"')
+        + f'url = "https://h"\nheader = "X-Key"\nheader_file = "{header}"\n'
+    )
+    settings = loaded(toml, text)
+    first, second = (send.source for send in settings.sends)
+    assert isinstance(first, SetSource)
+    assert isinstance(second, UrlSource)
+    assert (first.url, second.header) == (SecretStr("redis://:set-secret@h"), "X-Key")
+    assert second.header_value == SecretStr("Bearer header-secret")
+    assert {"redis://:set-secret@h", "Bearer header-secret"} < set(settings.secrets())
+    assert "secret@h" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("keys", "content", "fault"),
+    [
+        (
+            'redis_set = "k"\nkind = "email"\nredis_url_file',
+            "hidden-1",
+            "must be a URL that begins with",
+        ),
+        ('url = "https://h"\nheader_file', "hidden-1\nX: y", "must hold 1 to 4096 printable ASCII"),
+    ],
+)
+def test_a_wrong_secret_in_a_file_is_told_without_its_value(
+    toml: Path, keys: str, content: str, fault: str
+) -> None:
+    file = toml.parent / "value"
+    file.write_text(content)
+    with pytest.raises(SettingsError, match=f"^The file that .* names {fault}") as refused:
+        loaded(toml, SEND + f'{keys} = "{file}"\n')
+    assert "hidden" not in str(refused.value)
 
 
 def test_a_header_that_cannot_be_sent_is_told_without_its_value(toml: Path) -> None:
