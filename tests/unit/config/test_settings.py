@@ -40,7 +40,7 @@ def test_an_account_alone_gets_the_documented_defaults() -> None:
     assert (account.max_in_flight, account.single_recipients) == (3, 1)
     assert account.request_deadline_seconds == account.read_timeout_seconds == 30
     assert (account.connect_timeout_seconds, account.permit_lease_seconds) == (5, 45)
-    assert settings.chunk_deliveries == 500
+    assert settings.chunk_deliveries == 1000
     assert settings.max_trigger_bytes == 4 * 1024 * 1024
     assert settings.retention_seconds == 7 * 86_400
     assert (settings.dedupe_window_seconds, settings.dedupe_key_window_seconds) == (3600, 86_400)
