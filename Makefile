@@ -42,7 +42,7 @@ audit: $(INSTALLED) ## Ask for known weaknesses of the locked packages (as in `c
 fuzz: $(INSTALLED) ## Append 100,000 hostile entries and account for each one (ARGS="--count 1000000 --seed 7")
 	$(BIN)/python -m tests.fuzz.intake $(ARGS)
 
-bench: $(INSTALLED) ## Measure rates and sizes beside the usual ways (ARGS="--scale 0.5 --scenario singles")
+bench: $(INSTALLED) ## Measure rates and sizes beside the usual ways (ARGS="--scale 0.1 --scenario singles")
 	$(BIN)/python -m benchmarks $(ARGS)
 
 chaos: $(INSTALLED) ## Kill everything at random and count what comes of it (ARGS="--minutes 10 --seed 7")
