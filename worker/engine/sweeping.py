@@ -18,8 +18,8 @@ log = logging.getLogger("volley")
 
 #: Deliveries of one cancel that one sweep ends, about: the next one goes on.
 CANCELLED_AT_ONCE = 5_000
-#: Times that one sweep takes dedupe keys out, some thousands each: the next one goes on.
-LAPSED_AT_ONCE = 50
+#: Times that one sweep takes dedupe keys out, a thousand or more each: the next one goes on.
+LAPSED_AT_ONCE = 100
 #: Seconds after which the name of a consumer that reads no more is forgotten.
 CONSUMER_SECONDS = 3600
 

@@ -292,7 +292,7 @@ class Deliveries:
         forgotten, more = self._scripts.run("retire", [self._root], self._retention_ms, most)
         return forgotten, bool(more)
 
-    def lapse(self, most: int = 2000) -> tuple[int, bool]:
+    def lapse(self, most: int = 1000) -> tuple[int, bool]:
         """Takes dedupe keys out whose window is over; how many, and whether there may be more."""
         gone, more = self._scripts.run("lapse", [self._root], most)
         return gone, bool(more)

@@ -10,7 +10,7 @@ local slot = redis.call('ZRANGEBYSCORE', root .. 'lapse', '-inf', now, 'LIMIT', 
 if not slot then return { 0, 0 } end
 local key, digests = root .. 'lapse:' .. slot, {}
 repeat -- each text has the keys of one accepted chunk: one, or hundreds
-  local texts, taken = redis.call('LRANGE', key, 0, 99), 0
+  local texts, taken = redis.call('LRANGE', key, 0, 9), 0
   while taken < #texts and #digests < most do
     taken = taken + 1
     local text = texts[taken]
