@@ -163,7 +163,8 @@ class Stage:
         if group:
             self._kill_group(part)
         else:
-            self._seize(part, [part.process.pid], Cause.KILL)
+            # The children of a pool end by themselves when they find it gone, whatever they are at.
+            self._seize(part, [part.process.pid], Cause.KILL, orphans=tuple(self._children(part)))
             part.process.send(signal.SIGKILL)
         return True
 
@@ -213,7 +214,9 @@ class Stage:
             self._seize(part, members, Cause.KILL)
         part.process.kill()
 
-    def _seize(self, part: Part, pids: list[int], cause: Cause) -> list[int]:
+    def _seize(
+        self, part: Part, pids: list[int], cause: Cause, *, orphans: tuple[int, ...] = ()
+    ) -> list[int]:
         """SIGSTOP, and a note of the connections that they have at that instant; those that there were.
 
         A process that is killed is stopped first: between the look and the kill it can begin no call. Beat
@@ -227,7 +230,7 @@ class Stage:
                 stopped.append(pid)
         if part is not self.beat:
             until = inf if cause is Cause.FREEZE else at
-            ports = ports_of(stopped, self.api_network.port)
+            ports = ports_of([*stopped, *orphans], self.api_network.port)
             self.evidence.troubles.append(Trouble(cause, at, until, ports))
             self._watch.look()
         return stopped
