@@ -1,7 +1,7 @@
 -- Dedupe keys: which delivery holds one, and until when. Stands in front of every script, behind _cells.lua.
 --
 -- The hash `dedupe` has a field for each key: its digest (16 bytes) -> delivery 6, until when 6 (ms). So two commands
--- serve a whole chunk; a key of the server's own for each would take one each, and twice the memory. A key whose
+-- serve a whole chunk; a key of the server's own for each would take one each, and half as much memory again. A key whose
 -- time is over counts for nothing. `lapse:<ms>` lists digests by the minute in which that comes, for lapse.lua.
 
 local DIGEST, SLOT = 16, 60000
